@@ -200,6 +200,11 @@ class JobQueue(Generic[JobT]):
         routes = [route for route, queue in self._queues.items() if queue or self._waiting_on[route]]
         return list(dict.fromkeys(name for route in routes for name in route))
 
+    def all_need(self, place: int, name: str) -> bool:
+        """Return whether jobs wait for a worker, and each of them needs the connection in this place of its route."""
+        routes = [route for route, queue in self._queues.items() if queue]
+        return bool(routes) and all(route[place] == name for route in routes)
+
     @property
     def waiting_for_worker(self) -> int:
         """Return how many jobs only wait for a worker."""

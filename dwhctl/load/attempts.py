@@ -109,6 +109,7 @@ class InWorker:
     filled: Mapping[str, str] = field(default_factory=dict)
     failed_in: str | None = None
     direct: DirectPublication | None = None
+    kept: tuple[bool, bool] = (False, False)
 
 
 SliceAttempt = Attempt[SliceJob, InWorker]
@@ -246,10 +247,12 @@ class SliceStarter:
         started: list[SliceAttempt] = []
         while self._jobs.has_queued and (worker := self._pool.take()) is not None:
             attempt = self._next(worker, now)
-            if attempt is None:
+            if attempt is not None:
+                started.append(attempt)
+            elif not self._pool.close_kept(worker):
                 self._pool.give_back(worker)
                 break
-            started.append(attempt)
+        self._pool.close_idle()
         # No event says that another run has released a slot: try again soon.
         if self._jobs.has_queued and self._pool.may_grow and not self._pool.is_starting:
             self.blocked, self.lacking = True, self.lacking or (WORKERS,)
@@ -326,13 +329,29 @@ class SliceStarter:
             delivered=Delivered(shard, self._delivered.of(load, shard)) if fills else None,
             login_known=self._breaker.login_known(planned.shard.connection),
             direct=direct,
+            keep=self._keep(attempt),
         )
+
+    def _keep(self, attempt: SliceAttempt) -> tuple[bool, bool]:
+        """Return whether its worker keeps the connections to source and target: if all slices that wait need them."""
+        job = attempt.job
+        if job.parts > 1 or not attempt.runner.worker.keeps:
+            return False, False
+        places = enumerate(job.connections)
+        source, target = (self._jobs.all_need(at, name) and not self._is_wanted(name) for at, name in places)
+        return source, target
+
+    def _is_wanted(self, name: str) -> bool:
+        return self._publisher.waits_for == name or self._slots.is_wanted(name)
 
     def end_direct(self, attempt: SliceAttempt) -> None:
         """Release the worker and the slots of an attempt after its publication, if it was direct."""
         runner = attempt.runner
         if runner.direct is not None:
-            (self._pool.give_back if runner.direct.is_ended else self._pool.dismiss)(runner.worker)
+            if runner.direct.is_ended:
+                self._pool.take_back(runner.worker, attempt, runner.kept)
+            else:
+                self._pool.dismiss(runner.worker)
             attempt.release()
 
     def expires_at(self, attempt: SliceAttempt, now: float) -> float:
@@ -344,9 +363,11 @@ class SliceStarter:
 
     def _next(self, worker: Worker, now: float) -> SliceAttempt | None:
         taken: list[Slot] = []
+        kept = self._pool.kept(worker)
 
         def has_slots(job: SliceJob) -> bool:
-            slots = self._take_slots(job)
+            waits = self._publisher.waits_for == job.connections[1]
+            slots = None if waits else kept.taken(job.connections, self._slots)
             if slots is None:
                 self.blocked, self.lacking = True, job.connections
             if job.slots_wanted is None:
@@ -354,13 +375,15 @@ class SliceStarter:
             taken.extend(slots or ())
             return slots is not None
 
-        def at_first(job: SliceJob) -> bool:
-            return self._breaker.may_start(job, now) and self._breaker.is_first_choice(job) and has_slots(job)
+        def may_start(job: SliceJob, is_next: Callable[[SliceJob], bool]) -> bool:
+            # The staging of a group is made under the slot of the slice that begins it.
+            begins = kept.slots[1] and not job.direct and self._groups.lacks(job.config, job.day, now)
+            if begins or (kept and job.parts > 1) or not kept.fits(job.connections, self._is_wanted):
+                return False
+            return self._breaker.may_start(job, now) and is_next(job) and has_slots(job)
 
-        def at_last(job: SliceJob) -> bool:
-            return self._breaker.may_start(job, now) and self._has_waited(job, now) and has_slots(job)
-
-        job = self._jobs.pop(at_first) or self._jobs.pop(at_last)
+        job = self._jobs.pop(lambda job: may_start(job, self._breaker.is_first_choice))
+        job = job or self._jobs.pop(lambda job: may_start(job, lambda job: self._has_waited(job, now)))
         if job is None:
             return None
         self._breaker.started(job, now)
@@ -375,7 +398,3 @@ class SliceStarter:
         waited = self._breaker.was_asked_before(job, now - timeout.total_seconds())
         self.blocked |= not waited
         return waited
-
-    def _take_slots(self, job: SliceJob) -> tuple[Slot, ...] | None:
-        source, target = job.connections
-        return None if self._publisher.waits_for == target else self._slots.try_take_all(source, target)

@@ -267,6 +267,8 @@ class DaskCluster:
 class DaskWorker:
     """A place on the cluster for one attempt at a time."""
 
+    keeps = False
+
     def __init__(self, cluster: DaskCluster) -> None:
         self._cluster = cluster
         self._attempt: _Attempt | None = None

@@ -128,5 +128,6 @@ class DirectPublication(Publication):
     def __exit__(self, *_exc: object) -> None:
         if not self._ordered:
             with suppress(Exception):
-                self._worker.submit(end_in_worker, EndOrder(self._result.token, commit=False))
+                rolled_back = self._worker.submit(end_in_worker, EndOrder(self._result.token, commit=False))
+                rolled_back.result(_LAST_WORD_SECONDS)
                 self.is_ended = True

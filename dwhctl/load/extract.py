@@ -28,7 +28,7 @@ from dwhctl.load.direct import keep_open
 from dwhctl.load.hash_ids import ServiceFields
 from dwhctl.load.parts import doubled_key
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult, Step
-from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
+from dwhctl.systems.base.system import KEPT, SourceOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import DirectStage
 
 if TYPE_CHECKING:
@@ -77,33 +77,37 @@ def stage_slice(order: StageOrder) -> StageResult:
     """Stage one slice under its token. Every error comes back as the result's failure."""
     clock = Clock()
     try:
-        if order.step is Step.KEYS:
-            from dwhctl.load.part_steps import check_keys
-
-            with clock.step("check"):
-                check_keys(order)
-            return StageResult(order.token, seconds=clock.seconds)
-        with clock.step("connect"):
-            reach("stage.connect")
-            source = system_of(order.source).open_source(
-                order.source,
-                order.shard.database,
-                SourceOptions(
-                    order.slice.zone, login_known=order.login_known, state_dir=order.table.state_dir
-                ),
-            )
-        with source, closing(SliceIds(order.table.state_dir)) as ids:
-            if order.step is Step.CUT:
-                from dwhctl.load.part_steps import cut
-
-                with clock.step("describe"):
-                    return StageResult(order.token, ranges=cut(order, source), seconds=clock.seconds)
-            return _Staging(order, clock, ids).run(source)
+        result = _carried_out(order, clock)
+        KEPT.close(order.keep)
+        source, target = KEPT.kept
+        return replace(result, kept=(source, target or (result.held is not None and order.keep[1])))
     except Exception as error:
+        KEPT.close()
         failure = Failure.of(error)
         if order.step is Step.KEYS and isinstance(error, DoubledKeyError):
             failure = replace(failure, permanent=False)
         return StageResult(order.token, failure=failure, seconds=clock.seconds, failed_in=clock.failed_in)
+
+
+def _carried_out(order: StageOrder, clock: Clock) -> StageResult:
+    if order.step is Step.KEYS:
+        from dwhctl.load.part_steps import check_keys
+
+        with clock.step("check"):
+            check_keys(order)
+        return StageResult(order.token, seconds=clock.seconds)
+    zone, state_dir = order.slice.zone, order.table.state_dir
+    with clock.step("connect"):
+        reach("stage.connect")
+        options = SourceOptions(zone, login_known=order.login_known, state_dir=state_dir, keep=order.keep[0])
+        source = system_of(order.source).open_source(order.source, order.shard.database, options)
+    with source, closing(SliceIds(state_dir)) as ids:
+        if order.step is Step.CUT:
+            from dwhctl.load.part_steps import cut
+
+            with clock.step("describe"):
+                return StageResult(order.token, ranges=cut(order, source), seconds=clock.seconds)
+        return _Staging(order, clock, ids).run(source)
 
 
 class _Staging:
@@ -142,7 +146,8 @@ class _Staging:
             return self._result()
         table = order.table
         target = system_of(table.connection).open_target(
-            table.connection, TargetOptions(table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}")
+            table.connection,
+            TargetOptions(table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}", keep=order.keep[1]),
         )
         reach("stage.open")
         with self._stage(target, held) as stage:
@@ -204,7 +209,7 @@ class _Staging:
             self._rows += batch.num_rows
             yield finished
         # The source is not needed any more.
-        source.close()
+        source.finish()
         # While the target still takes the last batches.
         with self._clock.step("check"):
             differ = fields.runs is not None and fields.runs.are_apart()

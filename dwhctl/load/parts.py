@@ -118,6 +118,7 @@ class PartWorkers:
     def start(self, attempt: SliceAttempt) -> None:
         """Give the first order to the attempt's worker."""
         runner = attempt.runner
+        self._pool.use_kept(runner.worker)
         runner.worker = self._pool.replace_dead(runner.worker)
         runner.given = time.monotonic()
         self._give(attempt, runner.worker, attempt.slots)
@@ -149,7 +150,7 @@ class PartWorkers:
         if died:
             self._pool.dismiss(worker)
         elif result.held is None:
-            self._pool.give_back(worker)
+            self._pool.take_back(worker, attempt, result.kept)
         if result.failure is not None:
             self._kill(attempt)
         if not runner.at_work:
@@ -179,7 +180,7 @@ class PartWorkers:
             return None
         if (slots := self._slots.try_take_all(source, target)) is None:
             return None
-        if (worker := self._pool.take()) is not None:
+        if (worker := self._pool.take()) is not None and not self._pool.close_kept(worker):
             return worker, slots
         for slot in slots:
             slot.release()

@@ -361,7 +361,8 @@ class _Load(Run):
 
     def _pool(self, jobs: int) -> WorkerPool:
         if self._executor.type == "local":
-            return WorkerPool(jobs, InlineWorker if self._request.inline else self.workers.fork, self.slots)
+            make = InlineWorker if self._request.inline else self.workers.fork
+            return WorkerPool(jobs, make, self.slots, lambda: self.events.put(WorkersReady()))
         from dwhctl.load.cluster import ClusterPool, DaskCluster
 
         cluster = DaskCluster(self._executor, self.id, lambda: self.events.put(WorkersReady()))

@@ -158,6 +158,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
     def _start(self, now: float) -> None:
         """Give slices to workers as long as there are workers and slots."""
         if len(self._staged) >= _MOST_STAGED:
+            self._pool.close_idle()
             return  # the publisher is behind: what is staged and open must not grow with the plan
         began = [attempt.runner.given or attempt.started for attempt in self.running.values()]
         workers = self._parts.demand.workers(self.jobs.waiting_for_worker, began, now)
@@ -188,7 +189,11 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
 
     def _return(self, attempt: SliceAttempt, failure: Failure) -> None:
         """Fail an attempt whose order was not given to its worker."""
-        self._pool.give_back(attempt.runner.worker)
+        worker = attempt.runner.worker
+        kept = self._pool.kept(worker).slots
+        attempt.slots = tuple(slot for slot in attempt.slots if slot not in kept)
+        if not self._pool.close_kept(worker):
+            self._pool.give_back(worker)
         self._breaker.not_asked(attempt.job)
         self._finished(attempt, StageResult(attempt.token, failure=failure))
 
@@ -268,7 +273,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         else:
             runner.direct = DirectPublication(runner.worker, result, job.config.timeout)
         attempt.rows, attempt.bytes, attempt.steps = result.rows, result.bytes, dict(result.seconds)
-        runner.filled, runner.failed_in = result.filled, result.failed_in
+        runner.filled, runner.failed_in, runner.kept = result.filled, result.failed_in, result.kept
         self.attempts.add_seconds(result.seconds)
         for message in result.logged:
             self.attempts.listen(WorkerLogged(*job.names, attempt.etl_id, message))

@@ -123,8 +123,12 @@ class Groups:
 
     def wants_ahead(self, load: Load, day: date, now: float) -> bool:
         """Return whether the next slice of this load and day would have to wait for its group's staging."""
+        return self.lacks(load, day, now) and (load.name, day) not in self._not_ahead
+
+    def lacks(self, load: Load, day: date, now: float) -> bool:
+        """Return whether the next slice of this load and day begins a group."""
         group = self._taking.get((load.name, day))
-        return (group is None or not group.takes(now)) and (load.name, day) not in self._not_ahead
+        return group is None or not group.takes(now)
 
     def begin_ahead(self, load: Load, day: date, now: float, slot: Slot) -> None:
         """Begin the group of the load and day that starts next, under a slot of its target."""

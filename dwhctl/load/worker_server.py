@@ -84,7 +84,7 @@ class ProcessWorker:
         self._kill = kill
         self._lock = threading.Lock()
         self._future: Future[object] | None = None
-        self.is_alive = True
+        self.is_alive = self.keeps = True
         threading.Thread(target=self._receive, name=f"worker {pid}", daemon=True).start()
 
     def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:

@@ -9,18 +9,22 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.abc import MetaPathFinder
 from itertools import count
 from math import ceil, inf, sqrt
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dwhctl.core.errors import WorkersError
 from dwhctl.runtime.messages import LogBuffer, StageOrder, StageResult, captured_log
 from dwhctl.runtime.slots import WORKERS, Slot, Slots
+from dwhctl.systems.base.system import KEPT
+
+if TYPE_CHECKING:
+    from dwhctl.engine.jobs import Attempt
 
 _T = TypeVar("_T")
 
@@ -38,6 +42,10 @@ class Worker(Protocol):
     def is_alive(self) -> bool:
         """Whether it can take a task."""
 
+    @property
+    def keeps(self) -> bool:
+        """Whether it is a process of this machine that may keep connections open between its tasks."""
+
 
 class WorkerLostError(BrokenExecutor):
     """A worker on another machine died while it worked on an attempt; the text says which."""
@@ -47,6 +55,7 @@ class InlineWorker:
     """Runs the task in the parent, before `submit` returns: for breakpoints. Isolation and deadlines do not hold."""
 
     is_alive = True
+    keeps = False
 
     def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
         future: Future[object] = Future()
@@ -74,6 +83,11 @@ def stage_in_worker(order: StageOrder) -> StageResult:
     with captured_log(log.take):
         result = stage_slice(order)
     return replace(result, logged=log.messages())
+
+
+def close_in_worker(_: None) -> None:
+    """Close the connections that the worker keeps."""
+    KEPT.close()
 
 
 class _NoPandas(MetaPathFinder):
@@ -105,6 +119,8 @@ _PAUSE_SECONDS = 1.0
 
 #: What one more worker costs in seconds: its fork, its first imports and connections.
 _WORKER_SECONDS = 0.1
+#: How long a worker may take to close its connections, before it is ended.
+_CLOSE_SECONDS = 5.0
 #: With no result for so long, and slices that wait, the run gets all its workers.
 _STALL_SECONDS = 0.3
 
@@ -143,28 +159,69 @@ class Demand:
         return inf if self._since is None else self._since + _STALL_SECONDS
 
 
+@dataclass(frozen=True, slots=True)
+class KeptSlots:
+    """The slots of the connections that a worker keeps open, to source and target; None for one that it does not."""
+
+    names: tuple[str, ...] = ()
+    slots: tuple[Slot | None, ...] = (None, None)
+
+    def __bool__(self) -> bool:
+        return any(self.slots)
+
+    def fits(self, names: Sequence[str], is_wanted: Callable[[str], bool]) -> bool:
+        """Return whether a job that needs these connections uses all that is kept, and nothing waits for it."""
+        pairs = zip(names, self.names, self.slots, strict=True) if self else ()
+        return not any(slot and (name != kept or is_wanted(kept)) for name, kept, slot in pairs)
+
+    def taken(self, names: Sequence[str], slots: Slots) -> tuple[Slot, ...] | None:
+        """Return a slot of each of the connections: those that are kept, and others; None when one is missing."""
+        lacking = [name for name, slot in zip(names, self.slots, strict=True) if slot is None]
+        if (new := slots.try_take_all(*lacking)) is None:
+            return None
+        others = iter(new)
+        return tuple(slot or next(others) for slot in self.slots)
+
+    def release(self) -> None:
+        """Release the slots. Idempotent."""
+        for slot in filter(None, self.slots):
+            slot.release()
+
+
 class WorkerPool:
     """Up to `jobs` workers, each under a slot of this machine's worker processes.
 
-    `make` returns None as long as no worker can be made yet. `limit` sets how many there should be for now.
+    `make` returns None as long as no worker can be made yet. `limit` sets how many there should be for now. `notify` is
+    called in a thread when a worker has closed the connections that it kept, and so is idle.
     """
 
-    def __init__(self, jobs: int, make: Callable[[], Worker | None], slots: Slots) -> None:
+    def __init__(
+        self,
+        jobs: int,
+        make: Callable[[], Worker | None],
+        slots: Slots,
+        notify: Callable[[], None] = lambda: None,
+    ) -> None:
         self._jobs = jobs
         self._limit = jobs
         self._make = make
         self._slots = slots
         self._idle: list[Worker] = []
         self._held: dict[Worker, Slot] = {}
+        self._notify = notify
+        self._kept: dict[Worker, KeptSlots] = {}
+        self._closing: dict[Worker, float] = {}
         self._changed = 0.0
         #: No worker can be made yet: the process that they are forked from imports.
         self.is_starting = False
         self._numbers: dict[Worker, int] = {}
 
     def take(self) -> Worker | None:
-        """Return an idle worker, or a new one if there may be one more."""
+        """Return an idle worker, first one that keeps connections, or a new one if there may be one more."""
         while self._idle:
-            if (worker := self._idle.pop()).is_alive:
+            worker = next((one for one in self._idle if one in self._kept), self._idle[-1])
+            self._idle.remove(worker)
+            if worker.is_alive:
                 return worker
             self.dismiss(worker)
         if not self.may_grow or (slot := self._slots.try_take(WORKERS)) is None:
@@ -185,6 +242,48 @@ class WorkerPool:
     def limit(self, workers: int) -> None:
         """Have no more than so many workers; those that there are stay."""
         self._limit = workers
+
+    def take_back(self, worker: Worker, attempt: Attempt[Any, Any], kept: tuple[bool, bool]) -> None:
+        """Take a worker back after an attempt, with the slots of what it keeps open, to source and target."""
+        if any(kept):
+            pairs = list(zip(attempt.slots, kept, strict=True))
+            slots = tuple(slot if keeps else None for slot, keeps in pairs)
+            self._kept[worker] = KeptSlots(attempt.job.connections, slots)
+            attempt.slots = tuple(slot for slot, keeps in pairs if not keeps)
+        self.give_back(worker)
+
+    def kept(self, worker: Worker) -> KeptSlots:
+        """Return what a worker keeps."""
+        return self._kept.get(worker, KeptSlots())
+
+    def use_kept(self, worker: Worker) -> None:
+        """Leave the slots of what a worker keeps to its next attempt."""
+        self._kept.pop(worker, None)
+
+    def close_kept(self, worker: Worker) -> bool:
+        """Have a worker close what it keeps; then its slots are released, and it is idle. Return False for nothing."""
+        if worker not in self._kept:
+            return False
+        self._closing[worker] = time.monotonic()
+
+        def closed(_: Future[object]) -> None:
+            # In a thread. A worker that was ended meanwhile is in the pool no more.
+            self._kept.pop(worker, KeptSlots()).release()
+            if self._closing.pop(worker, None) is not None:
+                self._idle.append(worker)
+            self._notify()
+
+        worker.submit(close_in_worker, None).add_done_callback(closed)
+        return True
+
+    def close_idle(self) -> None:
+        """Have every idle worker close what it keeps: there is nothing for it to do. End those that are long at it."""
+        for worker, since in list(self._closing.items()):
+            if time.monotonic() - since > _CLOSE_SECONDS:
+                self.dismiss(worker)
+        for worker in [worker for worker in self._idle if worker in self._kept]:
+            self._idle.remove(worker)
+            self.close_kept(worker)
 
     def replace_dead(self, worker: Worker) -> Worker:
         """Return the worker, or a new one in its place when it died before it had a task."""
@@ -231,7 +330,9 @@ class WorkerPool:
 
     def dismiss(self, worker: Worker) -> Future[object] | None:
         """Kill a worker; its slot is free for another. Return what its `kill` returns."""
+        self._closing.pop(worker, None)
         ended = worker.kill()
+        self._kept.pop(worker, KeptSlots()).release()
         self._held.pop(worker).release()
         del self._numbers[worker]
         return ended

@@ -238,7 +238,7 @@ def _environment(folder: Path) -> TemplateSandbox:
     return new_environment(FileSystemLoader(folder), autoescape=False)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=2048)
 def _template(environment: TemplateSandbox, source: str, file: str) -> Template:
     code = environment.compile(source, filename=file)
     return Template.from_code(environment, code, environment.make_globals(None))

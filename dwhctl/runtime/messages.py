@@ -101,7 +101,8 @@ class StageOrder:
     """All that a worker needs to stage one slice: one attempt, one session, one token.
 
     `direct`: the worker replaces the slice in the table itself, in a transaction that the parent ends. An order of a
-    part has its number from 1, and the part as `slice`, or as `key_range`.
+    part has its number from 1, and the part as `slice`, or as `key_range`. `keep` says of which connections, to source
+    and target, the slots stay with the worker: those it may keep open.
     """
 
     slice: Slice
@@ -123,6 +124,7 @@ class StageOrder:
     parts: int = 1
     split_by: str | None = None
     key_range: KeyRange | None = None
+    keep: tuple[bool, bool] = (False, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,8 @@ class StageResult:
 
     `columns` are those of the source, `filled` those of the target that the source lacks and that are NULL: declared
     types by name in lower case. `held` is how many rows a direct slice replaces in its transaction, which is open, and
-    `written` how many it wrote, as the target counts them. `ranges` are those that the slice is to be cut into.
+    `written` how many it wrote, as the target counts them. `ranges` are those that the slice is to be cut into. `kept`
+    says which connections, to source and target, the worker keeps open; of a direct slice, after its commit.
     """
 
     token: str
@@ -207,6 +210,7 @@ class StageResult:
     held: int | None = None
     written: int = 0
     ranges: tuple[KeyRange, ...] = ()
+    kept: tuple[bool, bool] = (False, False)
 
 
 _LONGEST_SECONDS = 600.0

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -285,7 +285,7 @@ class RunContext:
         self.check(store)
         self._never_reuse_ids(store)
         ids = EtlIds(self.state.etl_ids)
-        go_on_above(store, ids, lambda: self._highest_in(self.project.loads.values()), self.notify)
+        go_on_above(store, ids, lambda: self._highest_in(list(self.project.loads.values())), self.notify)
         store.handed_out = ids.note
         self._hold_run(stack, store)
         reach("run.held")
@@ -310,13 +310,13 @@ class RunContext:
     def _unknown_loads(self, store: SessionStore) -> Sequence[Load]:
         return self.unknown(store) if store.recent(1) else list(self.project.loads.values())
 
-    def _highest_in(self, loads: Iterable[Load]) -> int:
-        tables = {(load.target, load.table) for load in loads}
-        return max((self._highest_etl_id(target, table) for target, table in tables), default=0)
-
-    def _highest_etl_id(self, target: str, table: str) -> int:
-        with self.slots.held(target):
-            return self.targets[target].highest_etl_id(table)
+    def _highest_in(self, loads: Sequence[Load]) -> int:
+        highest = 0
+        for name in sorted({load.target for load in loads}):
+            target, tables = self.targets[name], {load.table for load in loads if load.target == name}
+            with self.slots.held(name), target.session():
+                highest = max(highest, *map(target.highest_etl_id, sorted(tables)))
+        return highest
 
     def _hold_run(self, stack: ExitStack, store: SessionStore) -> None:
         lock = Lock(self.state.run_lock(self.run_id))

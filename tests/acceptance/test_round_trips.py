@@ -38,6 +38,9 @@ def test_a_slice_costs_two_statements_at_its_source_and_less_than_three_at_the_w
             if (match := re.match(r"dwhctl:[^:]+:(stage|open|publish|drop):", one.application))
         )
         assert kinds["stage"] == 2 * SLICES
+        # A worker stays logged in for the slices of a group, whose session has the label of the first of them.
+        labels = {one.application for one in wire.dwh.statements if ":stage:" in one.application}
+        assert len(labels) <= SLICES // 4, labels
         # All slices are one group of up to 64, unless the machine is slow. A group of ten makes three a slice.
         groups = kinds["open"] // 2
         assert kinds.total() <= 2 * SLICES + 10 * groups, kinds

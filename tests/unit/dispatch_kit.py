@@ -34,7 +34,7 @@ from dwhctl.load.attempts import SliceJob, SliceParts
 from dwhctl.load.publish import Publisher
 from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
-from dwhctl.load.worker_server import WorkerServer
+from dwhctl.load.worker_server import WorkerServer, WorkersReady
 from dwhctl.load.workers import Worker, WorkerPool
 from dwhctl.project.connections import Connection
 from dwhctl.project.loads import Load
@@ -179,6 +179,7 @@ class Bench:
     days: Sequence[date] = (DAY,)
     make: Callable[[], Worker | None] | None = None
     parts: Mapping[str, int] = field(default_factory=dict)
+    stage: Callable[[StageOrder], StageResult] = fake_stage
 
     def __post_init__(self) -> None:
         self.state = self.root / "state"
@@ -235,14 +236,16 @@ class Bench:
         creator = StagingCreator({"dwh": self.target}, events.put)
         table = TargetTable(warehouse, load.table, (), self.state)
         parts = SliceParts(
-            pool=WorkerPool(self.jobs, self.make or ready_server().fork, slots),
+            pool=WorkerPool(
+                self.jobs, self.make or ready_server().fork, slots, lambda: events.put(WorkersReady())
+            ),
             breaker=CircuitBreaker(),
             prober=Prober(connections, slots, events.put),
             groups=Groups("run", creator.open),
             creator=creator,
             publisher=Publisher({"dwh": self.target}, slots, events.put, FREELY),
             delivered=DeliveredColumns(self.store),
-            stage=fake_stage,
+            stage=self.stage,
         )
         return SliceScheduler(
             project,

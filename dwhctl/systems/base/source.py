@@ -12,6 +12,8 @@ A new source fulfils `Source` and passes `tests/contract/test_sources.py`; one t
 - `fingerprint` measures the answer in the engine, by the forms of `dwhctl/systems/base/fingerprint.py`: it is the
   fingerprint that the rows of `batches` have in the target after a load. `measured` runs another query of the same
   forms, `count_nulls` counts the rows in which a column is NULL.
+- `finish` may keep the connection for the next slice in `KEPT` (`system.py`), if it is asked to and its session then is
+  as after a login: most systems close it.
 - QueryError: the system refuses the query (syntax, permission, missing table). SourceError: a later attempt may
   succeed. No error text contains a secret.
 
@@ -100,6 +102,10 @@ class Source(ABC):
     def within(self, query: Query, key_range: KeyRange) -> Query:  # noqa: ARG002
         """Return the query whose answer has only the rows in the range. Raise QueryError."""
         raise QueryError(f"a source of this type is not split by {key_range.column}; drop split_by, or split")
+
+    def finish(self) -> None:
+        """Close the connection, or keep it for the next slice where that is asked for. All rows have been read."""
+        self.close()
 
     def interrupt(self) -> None:  # noqa: B027 - most drivers cannot
         """Make the running statement fail soon, where the driver can. Called from another thread."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from dwhctl.core.errors import InternalError, TargetRefusedError, UsageError
 from dwhctl.core.sql import unclosed
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.source import Cursor, Source
     from dwhctl.systems.base.target import Target
 
+AnyClosable = TypeVar("AnyClosable", bound="Closable")
 #: How long an answer of the warehouse is waited for by default.
 ANSWER_TIMEOUT = timedelta(minutes=30)
 
@@ -32,25 +33,75 @@ class SourceOptions:
 
     A server that is silent for `timeout` seconds is given up; None leaves that to the deadline of the attempt.
     `login_known` says whether the connection's login was accepted, or refused, a moment ago. An embedded source spills
-    into `state_dir`; without one it keeps to its memory.
+    into `state_dir`; without one it keeps to its memory. `keep`: its connection is kept (KEPT) after the last row.
     """
 
     zone: str
     timeout: float | None = None
     login_known: bool | None = None
     state_dir: Path | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TargetOptions:
     """How a target is opened. What it stages outside of the warehouse is in the state folder.
 
-    `timeout` bounds every wait for an answer of a server; `label` begins the labels of the sessions there.
+    `timeout` bounds every wait for an answer of a server; `label` begins the labels of the sessions there. `keep`: the
+    connection of a stage is kept (KEPT) after its commit.
     """
 
     state_dir: Path
     timeout: timedelta = ANSWER_TIMEOUT
     label: str = "dwhctl"
+    keep: bool = False
+
+
+class Closable(Protocol):
+    """What can be closed."""
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+
+
+class KeptConnections:
+    """What a worker keeps open from one slice to the next: at most one connection of a source and one of a target.
+
+    The run holds their slots meanwhile. A system puts one in only as it would be after a new login: without a
+    transaction, lock, temporary table or setting of its slice. It takes one out only for the same server, database and
+    login, which is the `key`, and connects anew, at no cost to the attempt, where the kept one is lost.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[bool, tuple[object, Closable]] = {}
+
+    def put(self, key: object, connection: Closable, *, target: bool) -> None:
+        """Keep a connection, of a source or of a target."""
+        self._kept[target] = key, connection
+
+    def take(self, key: object, kind: type[AnyClosable], *, target: bool) -> AnyClosable | None:
+        """Take the kept connection out. One with another key is closed: its slot is for the new one."""
+        kept_key, connection = self._kept.pop(target, (None, None))
+        if kept_key == key and isinstance(connection, kind):
+            return connection
+        if connection is not None:
+            connection.close()
+        return None
+
+    @property
+    def kept(self) -> tuple[bool, bool]:
+        """Whether a connection of a source is kept, and whether one of a target is."""
+        return False in self._kept, True in self._kept
+
+    def close(self, keep: tuple[bool, bool] = (False, False)) -> None:
+        """Close what is not to be kept."""
+        for target in (False, True):
+            if target in self._kept and not keep[target]:
+                self._kept.pop(target)[1].close()
+
+
+#: Empty but in the worker processes of a load.
+KEPT = KeptConnections()
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,7 @@ class DirectStage(Stage):
 
     @abstractmethod
     def commit(self) -> None:
-        """Commit and disconnect. After an AttemptError the commit may have happened."""
+        """Commit and disconnect, or keep the connection. After an AttemptError the commit may have happened."""
 
 
 class Refresh(ABC):

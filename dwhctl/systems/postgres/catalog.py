@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from dwhctl.core.errors import About, CountsDifferError, TargetError, TargetRefusedError
 from dwhctl.core.sql import literal, quote_name, quote_path
 from dwhctl.systems.base.staging import run_label, staging_name, staging_prefix
@@ -25,7 +27,7 @@ _DIGEST_OCTETS = 4
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A column in the catalog: `base` is its type, a domain's base type; `staged` a type without constraints."""
+    """A column in the catalog: `base` is its type, a domain's base type."""
 
     name: str
     declared: str
@@ -40,6 +42,12 @@ class Declared:
     def column(self) -> Column | None:
         """Return the column; None when dwhctl does not write the type."""
         return types.column(self.name, self.base, nullable=self.nullable, is_enum=self.is_enum)
+
+    @property
+    def staged(self) -> str:
+        """Its type in a staging table: what is sent has a binary form there."""
+        column = self.column()
+        return "text" if column is not None and pa.types.is_decimal256(column.type) else self.base
 
 
 #: A domain's base type is found through as many domains as there are.
@@ -157,6 +165,16 @@ def staging_tables(client: CopyClient, run_id: str) -> list[str]:
         f" WHERE relkind = 'r' AND left(relname, {len(prefix)}) = {literal(prefix)}"
     )
     return [f"{quote_name(schema)}.{quote_name(table)}" for schema, table in rows]
+
+
+def token_number(token: str) -> int:
+    """Return the number by which a token's rows are marked: eight octets a row, not a text."""
+    return int.from_bytes(hashlib.blake2b(token.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def copy_sql(table: str, names: str) -> str:
+    """Return the statement that takes rows into these columns of a table."""
+    return f"COPY {table} ({names}) FROM STDIN (FORMAT binary)"
 
 
 #: tgtype of a row's trigger before or in place of a DELETE: https://doxygen.postgresql.org/pg__trigger_8h_source.html

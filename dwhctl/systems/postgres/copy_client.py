@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psycopg2
 
-from dwhctl.core.errors import SourceError, TargetError
+from dwhctl.core.errors import AttemptError, SourceError, TargetError
 from dwhctl.core.files import read_bytes
 from dwhctl.core.waiting import within
 from dwhctl.systems.base import source
+from dwhctl.systems.base.system import KEPT
 from dwhctl.systems.postgres.client import addresses, parameters, refused_for_good
 from dwhctl.systems.postgres.errors import ServerError, connect_error, translate_error
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as PgConnection  # noqa: N812
     from psycopg2.extensions import cursor as PgCursor  # noqa: N812
 
-    from dwhctl.core.errors import AttemptError
     from dwhctl.systems.base.staging import BatchStream
     from dwhctl.systems.postgres.system import PostgresConnection
 
@@ -56,42 +56,80 @@ _CHECKS_CLIENT = 140_000
 class _Watch:
     """Calls `expire` once the block has been without a `touch` for so many seconds; None is for ever."""
 
-    def __init__(self, seconds: float | None, expire: Any) -> None:
+    def __init__(self, seconds: float | None, expire: Callable[[], None]) -> None:
         self._seconds = math.inf if seconds is None else seconds
-        self._expire = expire
-        self._left = threading.Event()
+        self.expire = expire
         self.expired = False
-        self.touch()
+        self.until = math.inf
 
     def touch(self) -> None:
         """Begin to wait anew."""
-        self._until = time.monotonic() + self._seconds
+        self.until = time.monotonic() + self._seconds
+        _watcher.note(self)
 
     def pause(self) -> None:
         """Do not wait until the next `touch`."""
-        self._until = math.inf
+        self.until = math.inf
 
     def __enter__(self) -> Self:
         if self._seconds < math.inf:
-            threading.Thread(target=self._run, name="watch", daemon=True).start()
+            _watcher.add(self)
+        self.touch()
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._left.set()
+        _watcher.remove(self)
+
+
+class _Watcher:
+    """One thread for all watches of this process: to start one for each statement takes as long as the statement."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._watches: set[_Watch] = set()
+        self._wakes_at = math.inf
+        self._thread: threading.Thread | None = None
+
+    def add(self, watch: _Watch) -> None:
+        """Begin to look after a watch."""
+        with self._changed:
+            self._watches.add(watch)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+                self._thread.start()
+
+    def remove(self, watch: _Watch) -> None:
+        """Forget a watch. After this it does not expire."""
+        with self._changed:
+            self._watches.discard(watch)
+
+    def note(self, watch: _Watch) -> None:
+        """Wake up in time for a watch."""
+        with self._changed:
+            if watch.until < self._wakes_at:
+                self._changed.notify()
 
     def _run(self) -> None:
-        while (left := self._until - time.monotonic()) > 0:
-            if self._left.wait(min(left, self._seconds)):
-                return
-        self.expired = True
-        self._expire()
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                for watch in [watch for watch in self._watches if watch.until <= now]:
+                    self._watches.remove(watch)
+                    watch.expired = True
+                    watch.expire()
+                self._wakes_at = min((watch.until for watch in self._watches), default=math.inf)
+                self._changed.wait(None if self._wakes_at == math.inf else self._wakes_at - now)
+
+
+_watcher = _Watcher()
 
 
 class CopyClient:
     """One connection in autocommit, used by one thread, except for `interrupt`. A network error closes it.
 
     `label` is its application_name on the server, `timeout` limits each wait for an answer (None: no limit), `target`
-    says whose errors are raised. `settings` are sent after those of every connection.
+    says whose errors are raised. `settings` are sent after those of every connection. `keep` is whether
+    it keeps its connection when finished, for the next one for which it is not None.
     """
 
     def __init__(
@@ -102,8 +140,10 @@ class CopyClient:
         settings: str = "",
         *,
         target: bool,
+        keep: bool | None = None,
     ) -> None:
         self.label = label or ""
+        self._keep = keep
         self.timeout = timeout
         self._connection = connection
         self._settings = settings
@@ -113,7 +153,17 @@ class CopyClient:
         self._interrupted = False
 
     def open(self) -> None:
-        """Connect to the first of the servers that accepts. Raise AttemptError."""
+        """Use the connection that is kept, or connect to the first of the servers that accepts. Raise AttemptError."""
+        uses_kept = self._keep is not None
+        kept = KEPT.take(self._connection, CopyClient, target=self._target) if uses_kept else None
+        if kept is not None:
+            self._move(kept, self)
+            if self._answers(self._all_settings()):
+                return
+            self.close()  # the server was restarted, or it ended the session
+        self._connect()
+
+    def _connect(self) -> None:
         try:
             if self._connection.sslrootcert is not None:
                 read_bytes(self._connection.sslrootcert)  # libpq would wait on a FIFO without a timeout
@@ -126,10 +176,39 @@ class CopyClient:
         if self._interrupted:
             self.interrupt()
         with source.closed_on_error(self):
-            # Not by a query on pg_settings: it takes as long as the login.
-            checks = self._raw.server_version >= _CHECKS_CLIENT
-            check = "SET client_connection_check_interval = '10s'; " if checks else ""
-            self.query(f"{_SETTINGS}; {check}{self._timeouts()}; {self._settings}")
+            self.query(self._all_settings())
+
+    def _all_settings(self) -> str:
+        # Not by a query on pg_settings: it takes as long as the login.
+        checks = self.raw.server_version >= _CHECKS_CLIENT
+        check = "SET client_connection_check_interval = '10s'; " if checks else ""
+        return f"{_SETTINGS}; {check}{self._timeouts()}; {self._settings}"
+
+    def finish(self) -> None:
+        """Close the connection; or keep it, as it was after its login, when that is asked for."""
+        # It ends what outlives a transaction: settings, temporary tables, locks, prepared statements, cursors.
+        if self._keep and not self._interrupted and self._answers("DISCARD ALL"):
+            kept = CopyClient(self._connection, None, None, target=self._target)
+            self._move(self, kept)
+            KEPT.put(self._connection, kept, target=self._target)
+        self.close()
+
+    def _answers(self, sql: str) -> bool:
+        """Return whether a statement between two slices succeeds soon."""
+        usual, soon = self.timeout, self._connection.connect_timeout.total_seconds()
+        self.timeout = min(soon, usual or soon)
+        try:
+            self.query(sql)
+        except AttemptError:
+            return False
+        finally:
+            self.timeout = usual
+        return True
+
+    @staticmethod
+    def _move(old: CopyClient, new: CopyClient) -> None:
+        new._raw, new._socket = old._raw, old._socket
+        old._raw = old._socket = None
 
     def _connected(self) -> PgConnection:
         password = self._connection.password.reveal() if self._connection.password else None

@@ -33,7 +33,6 @@ from dwhctl.systems.base.target import (
 )
 from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.errors import MISSING, is_sqlstate
-from dwhctl.systems.postgres.staging import copy_sql, token_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +68,7 @@ def direct_statements(slice: Slice, columns: TableColumns) -> list[Statement]:
     return [
         Statement(BEGIN),
         Statement(delete_sql(table, where)),
-        Statement(copy_sql(table, columns.listed(quote_name)), about=COPIED),
+        Statement(catalog.copy_sql(table, columns.listed(quote_name)), about=COPIED),
         Statement(COMMIT),
     ]
 
@@ -108,7 +107,7 @@ class PostgresPublication(Publication):
         return read_held_values(self._client.query(sql), columns)
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
-        table, numbers = self._staging(group), {token_number(token): token for token in tokens}
+        table, numbers = self._staging(group), {catalog.token_number(token): token for token in tokens}
         try:
             rows = self._client.query(staged_sql(table, _numbers(tokens)))
         except AttemptError as error:
@@ -162,7 +161,7 @@ def _staged_value(staged: catalog.Declared, own: catalog.Declared | None) -> str
 
 
 def _numbers(tokens: Sequence[str]) -> str:
-    return ", ".join(str(token_number(token)) for token in tokens)
+    return ", ".join(str(catalog.token_number(token)) for token in tokens)
 
 
 def publish_statements(staging: str, slice: Slice, columns: TableColumns) -> list[Statement]:

@@ -50,12 +50,18 @@ class PostgresSource(SqlSource):
     bounds_bytes = True
 
     def __init__(
-        self, connection: PostgresConnection, database: str, zone: str, timeout: float | None = None
+        self,
+        connection: PostgresConnection,
+        database: str,
+        zone: str,
+        timeout: float | None = None,
+        *,
+        keep: bool = False,
     ) -> None:
         own = connection.model_copy(update={"database": database})
         # PostgreSQL compares naive values with a timestamptz column in the session's time zone.
         settings = f"{_READ_ONLY}; {_NO_NOTICES}; SET TimeZone = {literal(zone)}"
-        self._client = CopyClient(own, None, timeout, settings, target=False)
+        self._client = CopyClient(own, None, timeout, settings, target=False, keep=keep)
         self._described: dict[str, list[Column]] = {}
         self._copy: CopyOut | None = None
         with closed_on_error(self):
@@ -105,6 +111,11 @@ class PostgresSource(SqlSource):
 
     def version(self) -> str:
         return f"PostgreSQL {self._client.query('SHOW server_version')[0][0]}"
+
+    def finish(self) -> None:
+        if self._copy is not None:
+            self._copy.close()
+        self._client.finish()
 
     def interrupt(self) -> None:
         self._client.interrupt()

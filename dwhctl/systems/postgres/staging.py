@@ -6,7 +6,6 @@ Into the group's staging table, or into the target's table in a transaction that
 from __future__ import annotations
 
 import binascii
-import hashlib
 from contextlib import closing
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Self
@@ -42,16 +41,6 @@ _PIECE_BYTES = 2**18
 _PIECES_AT_ONCE, _AHEAD = 4, 8
 
 
-def token_number(token: str) -> int:
-    """Return the number by which a token's rows are marked: eight octets a row, not a text."""
-    return int.from_bytes(hashlib.blake2b(token.encode(), digest_size=8).digest(), "big", signed=True)
-
-
-def copy_sql(table: str, names: str) -> str:
-    """Return the statement that takes rows into these columns of a table."""
-    return f"COPY {table} ({names}) FROM STDIN (FORMAT binary)"
-
-
 class BinaryEncoder:
     """Writes the rows of batches of these columns in the format of a binary COPY, with the token's number if any."""
 
@@ -68,7 +57,7 @@ class BinaryEncoder:
             if column.declared == "jsonb":
                 builders[field.name] = encoders.StringEncoderBuilder.new_with_output(field, schema.Jsonb())
         self._encoder = pgpq.ArrowToPostgresBinaryEncoder.new_with_encoders(self._schema, builders)
-        self._token = None if token is None else pa.scalar(token_number(token), pa.int64())
+        self._token = None if token is None else pa.scalar(catalog.token_number(token), pa.int64())
 
     def begin(self) -> bytes:
         """Return what comes before the rows."""
@@ -89,12 +78,6 @@ class BinaryEncoder:
     def end(self) -> bytes:
         """Return what comes after the rows."""
         return self._encoder.finish()
-
-
-def staged_type(declared: catalog.Declared) -> str:
-    """Return the type of a column in a staging table: what is sent has a binary form there."""
-    column = declared.column()
-    return "text" if column is not None and pa.types.is_decimal256(column.type) else declared.base
 
 
 def _sent_type(column: Column) -> pa.DataType:
@@ -184,7 +167,7 @@ class PostgresStage(Stage):
         marks = [] if self._mark is None else [TOKEN]
         names = ", ".join(quote_name(name) for name in (*(column.name for column in self._columns), *marks))
         try:
-            accepted = self._client.copy_in(copy_sql(self._table, names), stream)
+            accepted = self._client.copy_in(catalog.copy_sql(self._table, names), stream)
         except AttemptError as error:
             if stream.failure is None:
                 raise self._translate_error(error) from error
@@ -197,7 +180,7 @@ class PostgresStage(Stage):
     def _begin(self) -> None:
         """Begin the transaction, and set the table that is copied into."""
         self._table = catalog.staging_table(self._client, self._group, self._schema)
-        self._where = f"{TOKEN} = {token_number(self._token)}"
+        self._where = f"{TOKEN} = {catalog.token_number(self._token)}"
         self._client.query("BEGIN")
 
     def _translate_error(self, error: AttemptError) -> AttemptError:
@@ -239,6 +222,7 @@ class PostgresStage(Stage):
         try:
             if kind is None and self._written:
                 self._client.query("COMMIT")
+                self._client.finish()
         finally:
             self._client.close()
 
@@ -295,7 +279,7 @@ class DirectPostgresStage(PostgresStage, DirectStage):
         declared = catalog.existing_columns(self._client, self._group.table)
         written = [one for one in declared if one.name in sent]
         self._table, self._where = f"pg_temp.{_TEMPORARY}", "true"
-        staged = ", ".join(f"{quote_name(one.name)} {staged_type(one)}" for one in written)
+        staged = ", ".join(f"{quote_name(one.name)} {one.staged}" for one in written)
         self._client.query(f"CREATE TEMPORARY TABLE {_TEMPORARY} ({staged}) ON COMMIT DROP")
         names = ", ".join(quote_name(one.name) for one in written)
         values = ", ".join(f"CAST({quote_name(one.name)} AS {one.base})" for one in written)
@@ -307,6 +291,7 @@ class DirectPostgresStage(PostgresStage, DirectStage):
     def commit(self) -> None:
         try:
             self._client.query("COMMIT")
+            self._client.finish()
         finally:
             self._client.close()
 

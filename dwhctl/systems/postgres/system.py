@@ -62,12 +62,12 @@ class _Postgres(System[PostgresConnection]):
     def open_source(self, connection: PostgresConnection, database: str, options: SourceOptions) -> Source:
         from dwhctl.systems.postgres.source import PostgresSource
 
-        return PostgresSource(connection, database, options.zone, options.timeout)
+        return PostgresSource(connection, database, options.zone, options.timeout, keep=options.keep)
 
     def open_target(self, connection: PostgresConnection, options: TargetOptions) -> Target:
         from dwhctl.systems.postgres.target import PostgresTarget
 
-        return PostgresTarget(connection, options.timeout, options.label)
+        return PostgresTarget(connection, options.timeout, options.label, keep=options.keep)
 
     def source_types(self) -> Sequence[SourceType]:
         from dwhctl.systems.postgres.types import source_types

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import TargetRefusedError
-from dwhctl.core.sql import quote_name, quote_path
+from dwhctl.core.sql import literal, quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection
 from dwhctl.systems.base.server import ServerTarget
 from dwhctl.systems.base.staging import TOKEN, Publication, run_label
@@ -30,7 +30,6 @@ from dwhctl.systems.postgres.publication import (
     refresh_lock_sql,
     refresh_statements,
 )
-from dwhctl.systems.postgres.staging import DirectPostgresStage, PostgresStage, staged_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -51,8 +50,11 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
 
     writes_directly = True
 
-    def __init__(self, connection: PostgresConnection, timeout: timedelta, label: str) -> None:
+    def __init__(
+        self, connection: PostgresConnection, timeout: timedelta, label: str, *, keep: bool = False
+    ) -> None:
         super().__init__(connection, timeout, label)
+        self._keep = keep
         self._schema = connection.staging_schema
         self._of_thread = threading.local()
 
@@ -123,7 +125,7 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
             declared = catalog.existing_columns(client, group.table)
             # Names and types only: staging has no constraints and defaults.
             columns = "".join(
-                f"{quote_name(one.name)} {staged_type(one)}, " for one in declared if not one.is_generated
+                f"{quote_name(one.name)} {one.staged}, " for one in declared if not one.is_generated
             )
             table = catalog.staging_table(client, group, self._schema)
             self._create(
@@ -142,14 +144,25 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
             client.query(f"DROP TABLE IF EXISTS {table}")
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
-        client = self._client(_stage_label(group, token), self._timeout)
+        # The parent never stages: it needs no kernels of Arrow.
+        from dwhctl.systems.postgres.staging import PostgresStage
+
+        client = self._stage_client(group, token)
         return PostgresStage(client, group, self._schema, token, columns)
 
     def write_slice(
         self, group: StagingGroup, token: str, columns: Sequence[Column], slice: Slice, slice_by: str | None
     ) -> DirectStage:
-        client = self._client(_stage_label(group, token), self._timeout)
+        from dwhctl.systems.postgres.staging import DirectPostgresStage
+
+        client = self._stage_client(group, token)
         return DirectPostgresStage(client, group, token, columns, slice, slice_by)
+
+    def _stage_client(self, group: StagingGroup, token: str) -> CopyClient:
+        # A kept session has the run's label again: who ends those of a group, or of the slice, does not end it.
+        own = f"{_SETTINGS}; SET application_name = {literal(_stage_label(group, token))}"
+        run, seconds = run_label(group.run_id), self._timeout.total_seconds()
+        return CopyClient(self._connection, run, seconds, own, target=True, keep=self._keep)
 
     def distrust(self, group: StagingGroup, token: str) -> None:
         self._doubt(_stage_label(group, token))

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 from vertica_python import errors as driver_errors
 
 from dwhctl.core.columns import Column
-from dwhctl.core.errors import About, AttemptError, TargetBusyError, TargetError, TargetRefusedError
+from dwhctl.core.errors import (
+    About,
+    AttemptError,
+    ConnectError,
+    LoginRefusedError,
+    TargetBusyError,
+    TargetError,
+    TargetRefusedError,
+    TlsError,
+)
 from dwhctl.core.secrets import mask
 from dwhctl.core.sql import literal, quote_name
 from dwhctl.systems.base.staging import literals, staging_name
@@ -205,6 +214,10 @@ _PERMANENT_CLASSES = (
 _ABOUT = {**dict.fromkeys(MISSING, About.TABLE), "42501": About.PERMISSION}
 
 
+#: SQLSTATEs of a refused login, and of a database that does not exist.
+_LOGIN_CLASS, _MISSING_DATABASE = "28", "3D000"
+
+
 def is_sqlstate(error: BaseException, sqlstates: Collection[str]) -> bool:
     """Return whether Vertica raised the error with one of these SQLSTATEs."""
     cause = error.__cause__
@@ -230,6 +243,42 @@ def words(error: Any) -> str:
     marks = [f"SQLSTATE {error.sqlstate}"] if error.sqlstate else []
     marks += [f"error {error.error_code}"] if error.error_code else []
     return mask(f"{message} ({', '.join(marks)})" if marks else message)
+
+
+def connect_error(
+    error: Exception, refusal: Any, address: str, name: str, tls_remedy: str | None = None
+) -> AttemptError:
+    """Return why a connection failed: by the server's answer `refusal`, if any, or by TLS, with a remedy."""
+    if refusal is None:
+        text = _network_words(error)
+        if tls_remedy is not None:
+            return TlsError(f"connection {name}, {address}: {text}; {tls_remedy}", connection=name)
+        # The driver reports an expired password without an answer of the server.
+        expired = isinstance(error, driver_errors.ConnectionError) and "has expired" in str(error)
+        kind = LoginRefusedError if expired else ConnectError
+        return kind(f"connection {name}, {address}: {text}", connection=name)
+    text = f"connection {name}, {address}: {words(refusal)}"
+    if (refusal.sqlstate or "").startswith(_LOGIN_CLASS):
+        return LoginRefusedError(text, connection=name)
+    if refusal.sqlstate == _MISSING_DATABASE:
+        return TargetRefusedError(text)
+    return ConnectError(text, connection=name)
+
+
+def lost(error: BaseException, name: str, timeout: float) -> TargetError:
+    """Return the error of a lost connection."""
+    first = error
+    # In COPY the driver raises what it did after the loss; the loss is in its context.
+    while isinstance(first.__context__, driver_errors.ConnectionError | OSError):
+        first = first.__context__
+    if "timed out" in str(first):
+        return TargetError(f"no answer from {name} for {timeout:g} s; the connection is closed")
+    return TargetError(f"the connection to {name} is lost: {_network_words(first)}")
+
+
+def _network_words(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return mask(" ".join(text.split())) or type(error).__name__
 
 
 def rejection(error: BaseException) -> tuple[int | None, str] | None:

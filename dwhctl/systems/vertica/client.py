@@ -27,17 +27,14 @@ from vertica_python import errors as driver_errors
 from vertica_python.vertica import messages
 
 from dwhctl.core.errors import (
-    AttemptError,
     ConnectError,
-    LoginRefusedError,
     TargetError,
-    TargetRefusedError,
     TlsError,
 )
 from dwhctl.core.files import read_bytes
-from dwhctl.core.secrets import mask
 from dwhctl.systems.base import source
-from dwhctl.systems.vertica.catalog import translate_error, words
+from dwhctl.systems.base.system import KEPT
+from dwhctl.systems.vertica.catalog import connect_error, lost, translate_error
 from dwhctl.systems.vertica.types import answer_type
 
 if TYPE_CHECKING:
@@ -48,8 +45,6 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 2**20
 _ERROR_RESPONSE: bytes = messages.ErrorResponse.message_id
 _CLOSE_SECONDS = 1.0
-#: SQLSTATEs of a refused login, and of a database that does not exist.
-_LOGIN_CLASS, _MISSING_DATABASE = "28", "3D000"
 # Detect a dead peer within a minute.
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
@@ -57,11 +52,23 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_US
 class VerticaClient:
     """One connection to Vertica without autocommit, used by one thread. A network error closes it.
 
-    `label` is that of its session on the server; `timeout` limits every wait for an answer.
+    `label` is that of its session on the server; `timeout` limits every wait for an answer. It uses the connection that
+    is kept for its `group`, whose label holds for all slices of the group. With `keep` it keeps its own when finished.
     """
 
-    def __init__(self, connection: VerticaConnection, label: str, timeout: timedelta) -> None:
+    def __init__(
+        self,
+        connection: VerticaConnection,
+        label: str,
+        timeout: timedelta,
+        group: str = "",
+        *,
+        keep: bool = False,
+    ) -> None:
         self.label = label
+        self.keep = keep
+        self._key = connection, group
+        self._was_kept = False
         self._connection = connection
         self.timeout = timeout.total_seconds()
         self._wire: _Wire | None = None
@@ -71,11 +78,19 @@ class VerticaClient:
         self.refusal: Any = None
 
     def open(self) -> None:
-        """Connect to the first of the hosts that answers, in random order.
+        """Use the connection that is kept, or connect to the first of the hosts that answers, in random order.
 
         Raise LoginRefusedError, ConnectError when no host accepts the session, TlsError when all of them fail over TLS,
         TargetRefusedError when the database does not exist.
         """
+        kept = KEPT.take(self._key, VerticaClient, target=True) if self._key[1] else None
+        if kept is not None:
+            self._was_kept = True
+            self._move(kept, self)
+            # What came meanwhile is the server's end of the session.
+            if not self._is_readable():
+                return None
+            self.break_off()
         hosts = list(self._connection.addresses)
         first = random.randrange(len(hosts))  # noqa: S311
         failures: list[ConnectError] = []
@@ -181,6 +196,17 @@ class VerticaClient:
 
         The driver sends the text of an exception of the stream to the server's log.
         """
+        try:
+            self._copy(sql, stream)
+        except TargetError:
+            is_open, self._was_kept, was_kept = self._wire is not None, False, self._was_kept
+            if is_open or not was_kept or stream.bytes or stream.failure or self._interrupted:
+                raise
+            # The session had ended while it was kept: nothing was sent in it.
+            self.open()
+            self._copy(sql, stream)
+
+    def _copy(self, sql: str, stream: BatchStream) -> None:
         with self._translate_error():
             cursor = self._driver().cursor()
             cursor.copy(sql, stream, buffer_size=_CHUNK_BYTES)
@@ -201,11 +227,29 @@ class VerticaClient:
         """
         if self.socket is None or self.socket.fileno() < 0 or isinstance(self.socket, ssl.SSLSocket):
             return False
-        readable = select.poll()
-        readable.register(self.socket, select.POLLIN)
         with suppress(OSError):
-            return bool(readable.poll(0)) and self.socket.recv(1, net.MSG_PEEK) == _ERROR_RESPONSE
+            return self._is_readable() and self.socket.recv(1, net.MSG_PEEK) == _ERROR_RESPONSE
         return False
+
+    def _is_readable(self) -> bool:
+        readable = select.poll()
+        readable.register(self.socket or -1, select.POLLIN)
+        return bool(readable.poll(0))
+
+    def finish(self) -> None:
+        """Close the connection after a COMMIT; or keep it, when that is asked for."""
+        if self.keep and self._wire is not None and not self._interrupted:
+            kept = VerticaClient(self._connection, self.label, timedelta(seconds=self.timeout))
+            self._move(self, kept)
+            KEPT.put(self._key, kept, target=True)
+        self.close()
+
+    @staticmethod
+    def _move(old: VerticaClient, new: VerticaClient) -> None:
+        new._wire, new.socket, old._wire = old._wire, old.socket, None
+        if new._wire is not None:
+            new._wire._client = new
+            new._wire.socket.settimeout(new.timeout)
 
     def interrupt(self) -> None:
         """Fail every wait of this connection at once and from now on. Called from another thread."""
@@ -339,39 +383,3 @@ class _Wire(vertica_python.Connection):  # type: ignore[misc]
     def close_socket(self) -> None:
         with suppress(OSError):
             super().close_socket()
-
-
-def connect_error(
-    error: Exception, refusal: Any, address: str, name: str, tls_remedy: str | None = None
-) -> AttemptError:
-    """Return why a connection failed: by the server's answer `refusal`, if any, or by TLS, with a remedy."""
-    if refusal is None:
-        text = _network_words(error)
-        if tls_remedy is not None:
-            return TlsError(f"connection {name}, {address}: {text}; {tls_remedy}", connection=name)
-        # The driver reports an expired password without an answer of the server.
-        expired = isinstance(error, driver_errors.ConnectionError) and "has expired" in str(error)
-        kind = LoginRefusedError if expired else ConnectError
-        return kind(f"connection {name}, {address}: {text}", connection=name)
-    text = f"connection {name}, {address}: {words(refusal)}"
-    if (refusal.sqlstate or "").startswith(_LOGIN_CLASS):
-        return LoginRefusedError(text, connection=name)
-    if refusal.sqlstate == _MISSING_DATABASE:
-        return TargetRefusedError(text)
-    return ConnectError(text, connection=name)
-
-
-def lost(error: BaseException, name: str, timeout: float) -> TargetError:
-    """Return the error of a lost connection."""
-    first = error
-    # In COPY the driver raises what it did after the loss; the loss is in its context.
-    while isinstance(first.__context__, driver_errors.ConnectionError | OSError):
-        first = first.__context__
-    if "timed out" in str(first):
-        return TargetError(f"no answer from {name} for {timeout:g} s; the connection is closed")
-    return TargetError(f"the connection to {name} is lost: {_network_words(first)}")
-
-
-def _network_words(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return mask(" ".join(text.split())) or type(error).__name__

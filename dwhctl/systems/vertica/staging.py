@@ -210,6 +210,7 @@ class VerticaStage(Stage):
             return None
         names = ", ".join(map(quote_name, key))
         ids = ", ".join(str(int(hash_id)) for (hash_id,) in candidates)
+        self._client.keep = False  # a setting outlives the COMMIT
         self._client.query("SET TIME ZONE TO 'UTC'")
         found = self._client.query(
             f"SELECT {names} {staged} AND hash_id IN ({ids}) GROUP BY {names} HAVING COUNT(*) > 1 LIMIT 1"
@@ -226,5 +227,6 @@ class VerticaStage(Stage):
         try:
             if kind is None and self._written:
                 self._client.query("COMMIT")
+                self._client.finish()
         finally:
             self._client.close()

@@ -47,7 +47,7 @@ class _Vertica(System[VerticaConnection]):
     def open_target(self, connection: VerticaConnection, options: TargetOptions) -> Target:
         from dwhctl.systems.vertica.target import VerticaTarget
 
-        return VerticaTarget(connection, options.timeout, options.label)
+        return VerticaTarget(connection, options.timeout, options.label, keep=options.keep)
 
     def declaration(self, column: Column) -> str:
         from dwhctl.systems.vertica.types import declaration

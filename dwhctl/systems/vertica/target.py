@@ -55,13 +55,19 @@ if TYPE_CHECKING:
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
-    from dwhctl.systems.vertica.system import VerticaConnection  # noqa: F401 - a parameter of the base class
+    from dwhctl.systems.vertica.system import VerticaConnection
 
 _TOKEN_TYPE = "VARCHAR(64)"  # noqa: S105
 
 
 class VerticaTarget(ServerTarget["VerticaConnection", VerticaClient]):
     """A Vertica database. Any thread may use it; `timeout` bounds every wait for an answer."""
+
+    def __init__(
+        self, connection: VerticaConnection, timeout: timedelta, label: str, *, keep: bool = False
+    ) -> None:
+        super().__init__(connection, timeout, label)
+        self._keep = keep
 
     def _client(self, label: str, timeout: timedelta) -> VerticaClient:
         return VerticaClient(self._connection, label, timeout)
@@ -149,7 +155,8 @@ class VerticaTarget(ServerTarget["VerticaConnection", VerticaClient]):
         # The parent never stages: it needs no kernels of Arrow.
         from dwhctl.systems.vertica.staging import VerticaStage
 
-        client = self._client(f"{stage_label(group)}:{token}", self._timeout)
+        label = stage_label(group)
+        client = VerticaClient(self._connection, f"{label}:{token}", self._timeout, label, keep=self._keep)
         return VerticaStage(client, self._staging(group), token, columns)
 
     @contextmanager

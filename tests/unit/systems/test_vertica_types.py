@@ -27,8 +27,7 @@ from dwhctl.load.cast import constraints
 from dwhctl.systems.base.staging import literals, staging_prefix
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.vertica import client as vertica
-from dwhctl.systems.vertica.catalog import TableName, rejection, staging_table, translate_error
-from dwhctl.systems.vertica.client import connect_error
+from dwhctl.systems.vertica.catalog import TableName, connect_error, rejection, staging_table, translate_error
 from dwhctl.systems.vertica.types import column, declaration
 
 TYPES: tuple[tuple[str, Kind, pa.DataType], ...] = (

@@ -1,0 +1,208 @@
+"""The slots of connections that workers keep: every open connection has one, and whoever waits for one gets it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from dwhctl.load import workers
+from dwhctl.load.workers import KeptSlots, Worker, WorkerPool
+from dwhctl.runtime.messages import StageOrder, StageResult
+from dwhctl.runtime.slots import WORKERS, Slots
+from dwhctl.sessions.values import State
+from dwhctl.systems.base.staging import Publication
+from dwhctl.systems.base.system import KEPT
+from dwhctl.systems.base.target import StagingGroup
+from tests.support.faulty import held_locks
+from tests.support.projects import days_from
+from tests.unit.dispatch_kit import AcceptingTarget, Bench, fake_stage, read_log, ready_server
+from tests.unit.runs_kit import DAY
+
+
+class Connection:
+    """A connection that says in the log when it is opened and closed."""
+
+    def __init__(self, state: Path, name: str) -> None:
+        self._state = state
+        self.name = name
+        self._note("open")
+
+    def _note(self, what: str) -> None:
+        with (self._state / "connections").open("a") as file:
+            file.write(json.dumps({"what": what, "name": self.name, "at": time.monotonic()}) + "\n")
+
+    def close(self) -> None:
+        """Close it."""
+        self._note("close")
+
+
+def keeping_stage(order: StageOrder) -> StageResult:
+    """Stage as `fake_stage` does, over connections that are kept where the order says so."""
+    state = order.table.state_dir
+    used = []
+    for target, name in enumerate((order.shard.connection, "dwh")):
+        kept = KEPT.take(name, Connection, target=bool(target))
+        used.append(kept or Connection(state, name))
+    result = fake_stage(order)
+    for target, connection in enumerate(used):
+        if order.keep[target] and result.failure is None:
+            KEPT.put(connection.name, connection, target=bool(target))
+        else:
+            connection.close()
+    return StageResult(order.token, rows=result.rows, failure=result.failure, kept=KEPT.kept)
+
+
+class CountingTarget(AcceptingTarget):
+    """A warehouse that the parent connects to for a moment."""
+
+    state = Path()
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Connect."""
+        connection = Connection(self.state, "dwh")
+        time.sleep(0.01)
+        try:
+            yield
+        finally:
+            connection.close()
+
+    def open_group(self, group: StagingGroup) -> None:
+        with self.connected():
+            super().open_group(group)
+
+    def drop_group(self, group: StagingGroup) -> None:
+        with self.connected():
+            super().drop_group(group)
+
+    @contextmanager
+    def publication(self, table: str, slice_by: str | None, timeout: timedelta) -> Iterator[Publication]:
+        with self.connected(), super().publication(table, slice_by, timeout) as publication:
+            yield publication
+
+
+def a_bench(tmp_path: Path, connections: int, **keys: object) -> Bench:
+    """Make a run of six slices of each connection on each of its days."""
+    todo = {f"server_{n}/shard_{n}_{m}": ["ok 0.01"] for n in range(connections) for m in range(6)}
+    bench = Bench(tmp_path, todo, stage=keeping_stage, **keys)  # type: ignore[arg-type]
+    bench.target = CountingTarget()
+    bench.target.state = bench.state
+    bench.store.target = bench.target
+    return bench
+
+
+def most_open(bench: Bench) -> Counter[str]:
+    """Return the most connections of each name that were open at once.
+
+    A worker that the end of the run meets before it has closed its own does not say so.
+    """
+    lines = [json.loads(line) for line in (bench.state / "connections").read_text().splitlines()]
+    now: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    for line in sorted(lines, key=lambda line: line["at"]):
+        now[line["name"]] += 1 if line["what"] == "open" else -1
+        most[line["name"]] = max(most[line["name"]], now[line["name"]])
+    return most
+
+
+def opened(bench: Bench, name: str) -> int:
+    """Count the times that a connection was opened."""
+    lines = [json.loads(line) for line in (bench.state / "connections").read_text().splitlines()]
+    return sum(line["what"] == "open" and line["name"] == name for line in lines)
+
+
+def test_a_worker_connects_once_to_the_source_of_all_slices(tmp_path: Path) -> None:
+    bench = a_bench(tmp_path, 1, jobs=1).run()
+    assert bench.count(State.LOADED) == 6
+    assert opened(bench, "server_0") <= 2
+    assert most_open(bench)["server_0"] == 1
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_every_open_connection_has_a_slot(tmp_path: Path, connections: int, limit: int) -> None:
+    limits = {"server_0": limit, "server_1": 1, "dwh": limit}
+    bench = a_bench(tmp_path, connections, jobs=3, limits=limits, days=days_from(DAY, 2)).run()
+    assert bench.count(State.LOADED) == 12 * connections
+    most = most_open(bench)
+    assert all(most[name] <= limits[name] for name in most), most
+    assert held_locks(bench.state) == []
+
+
+def test_another_run_gets_a_slot_at_the_end_of_the_slice(tmp_path: Path) -> None:
+    bench = a_bench(tmp_path, 1, jobs=1, limits={"server_0": 1, "dwh": 2}, days=days_from(DAY, 30))
+    waited: list[float] = []
+
+    def other_run() -> None:
+        while not read_log(bench.state, "end"):
+            time.sleep(0.01)
+        began = time.monotonic()
+        slots = Slots(bench.state, {"server_0": 1})
+        while (slot := slots.try_take("server_0")) is None:
+            time.sleep(0.01)
+        waited.append(time.monotonic() - began)
+        connection = Connection(bench.state, "server_0")
+        time.sleep(0.1)
+        connection.close()
+        slot.release()
+
+    other = threading.Thread(target=other_run)
+    other.start()
+    bench.run()
+    other.join()
+    assert waited[0] < 1.0
+    assert most_open(bench)["server_0"] == 1
+    assert bench.count(State.LOADED) == 6 * 30
+
+
+class Silent(Worker):
+    """A worker that never answers."""
+
+    is_alive = keeps = True
+
+    def submit(self, function: object, task: object) -> Future[object]:
+        self.answer: Future[object] = Future()
+        return self.answer
+
+    def kill(self) -> None:
+        self.is_alive = False
+        self.answer.set_exception(RuntimeError("killed"))
+
+
+def test_a_worker_that_does_not_close_its_connections_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = Slots(tmp_path, {"server_0": 1, WORKERS: 1})
+    pool = WorkerPool(1, Silent, slots)
+    worker = pool.take()
+    assert worker is not None
+    pool._kept[worker] = KeptSlots(("server_0", "dwh"), (slots.try_take("server_0"), None))
+    assert pool.close_kept(worker)
+    assert pool.take() is None, "it is at it"
+    assert slots.try_take("server_0") is None
+    monkeypatch.setattr(workers, "_CLOSE_SECONDS", 0.0)
+    pool.close_idle()
+    after = pool.take()
+    assert after is not None
+    assert after is not worker
+    assert slots.try_take("server_0") is not None
+
+
+def test_the_slots_of_a_worker_that_ends_are_released_after_it(tmp_path: Path) -> None:
+    slots = Slots(tmp_path, {"server_0": 1, WORKERS: 1})
+    pool = WorkerPool(1, ready_server().fork, slots)
+    worker = pool.take()
+    assert worker is not None
+    pool._kept[worker] = KeptSlots(("server_0", "dwh"), (slots.try_take("server_0"), None))
+    pool.dismiss(worker)
+    assert slots.try_take("server_0") is not None
+    pool.dismiss_all()
