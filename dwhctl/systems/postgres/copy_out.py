@@ -47,7 +47,7 @@ Octets = np.ndarray[Any, np.dtype[np.uint8]]
 _HEADER = 5
 _LEAST_LENGTH, _MOST_LENGTH = 4, 2**30
 _DATA, _ERROR, _COMPLETE, _READY = ord("d"), ord("E"), ord("C"), ord("Z")
-_READY_MESSAGE = b"Z\0\0\0\5I"
+_READY_HEADER = b"Z\0\0\0\5"
 #: A server may send a message of its own at once after the answer.
 _LAST_OCTETS = 1024
 #: CopyOutResponse, CopyDone, NoticeResponse, ParameterStatus, NotificationResponse.
@@ -222,7 +222,7 @@ class _SocketRows:
         self._filled += received
         if received and self._filled < len(self._buffer) - _HEADER:
             last = self._buffer[max(0, self._filled - _LAST_OCTETS) : self._filled]
-            if _READY_MESSAGE not in last.tobytes() and not self._is_ready:
+            if _READY_HEADER not in last.tobytes() and not self._is_ready:
                 return False
         ended = self._take() or (self._is_ready and not received)
         if not received and not ended:

@@ -255,6 +255,22 @@ def test_messages_right_after_the_answer_are_read_to_their_end(later: bytes, siz
         released.set()
 
 
+@pytest.mark.parametrize("status", [b"I", b"T", b"E"])
+def test_the_answer_ends_in_each_state_of_the_session(status: bytes) -> None:
+    """Within a transaction its end was waited for until the time was over."""
+    released = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield BEGIN + message(b"d", b"1\n") + end(1)[:-1] + status
+        released.wait(5)
+
+    client = PlainClient(pieces())
+    with closing(client), closing(CopyOut(client, "COPY")) as copy:  # type: ignore[arg-type]
+        assert taken(copy) == b"0000,1\n"
+        copy.check()
+        released.set()
+
+
 def test_an_answer_that_is_cut_anywhere_is_an_error() -> None:
     """At each octet the connection ends, or is reset: no part of the rows passes for all of them."""
     whole = BEGIN + b"".join(message(b"d", row) for row in (b"1\n", b'"a\nd"\n', b"3\n")) + end(3)
