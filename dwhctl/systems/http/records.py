@@ -180,6 +180,7 @@ class JsonRecords:
                 raise QueryError(f"the answer has no list at data_selector {self._selector}")
         elif reader.peek() == "{":
             rest: dict[str, Any] = {}
+            is_there = False
             if holder is self:
                 self.rest = rest
             elif holder is not None:
@@ -188,6 +189,9 @@ class JsonRecords:
                 name = reader.value()
                 reader.take(":")
                 if name == steps[0]:
+                    if is_there:
+                        raise QueryError(f"the answer has {name} of data_selector {self._selector} more than once")
+                    is_there = True
                     yield from self._walk(reader, steps[1:], (rest, name))
                 else:
                     value = reader.value()

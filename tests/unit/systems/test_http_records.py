@@ -59,6 +59,13 @@ def test_selectors(body: str, selector: str, expected: list[Any]) -> None:
     assert read(body, selector)[0] == expected
 
 
+def test_records_at_a_path_that_comes_twice_are_refused() -> None:
+    """The rows of both were taken."""
+    with pytest.raises(QueryError, match="has items of data_selector data.items more than once"):
+        read('{"data": {"items": [{"id": 1}], "items": [{"id": 2}]}}', "data.items")
+    assert read('{"data": [{"items": [1]}, {"items": [2]}]}', "data[*].items")[0] == [1, 2]
+
+
 def test_a_cursor_inside_of_the_records_is_found() -> None:
     found, rest = read('{"items": [{"id": 1}, {"id": 7}]}', "$.items[*]", "$.items[1].id")
     assert len(found) == 2
