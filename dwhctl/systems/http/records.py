@@ -190,7 +190,9 @@ class JsonRecords:
                 reader.take(":")
                 if name == steps[0]:
                     if is_there:
-                        raise QueryError(f"the answer has {name} of data_selector {self._selector} more than once")
+                        raise QueryError(
+                            f"the answer has {name} of data_selector {self._selector} more than once"
+                        )
                     is_there = True
                     yield from self._walk(reader, steps[1:], (rest, name))
                 else:

@@ -61,7 +61,7 @@ def test_selectors(body: str, selector: str, expected: list[Any]) -> None:
 
 def test_records_at_a_path_that_comes_twice_are_refused() -> None:
     """The rows of both were taken."""
-    with pytest.raises(QueryError, match="has items of data_selector data.items more than once"):
+    with pytest.raises(QueryError, match=r"has items of data_selector data\.items more than once"):
         read('{"data": {"items": [{"id": 1}], "items": [{"id": 2}]}}', "data.items")
     assert read('{"data": [{"items": [1]}, {"items": [2]}]}', "data[*].items")[0] == [1, 2]
 
