@@ -106,8 +106,16 @@ _NO_DELETE = (
 
 @pytest.mark.parametrize(
     "kept",
-    [_NO_DELETE, (f"CREATE RULE kept AS ON DELETE TO {TABLE} DO INSTEAD NOTHING",)],
-    ids=["trigger", "rule"],
+    [
+        _NO_DELETE,
+        (f"CREATE RULE kept AS ON DELETE TO {TABLE} DO INSTEAD NOTHING",),
+        (
+            f"CREATE TABLE stage.old (LIKE {TABLE}); ALTER TABLE stage.old INHERIT {TABLE}",
+            f"INSERT INTO stage.old SELECT * FROM {TABLE}; TRUNCATE ONLY {TABLE}",
+            *(statement.replace(f"ON {TABLE}", "ON stage.old") for statement in _NO_DELETE),
+        ),
+    ],
+    ids=["trigger", "rule", "trigger of a part"],
 )
 def test_a_table_that_keeps_its_old_rows_is_refused(target: PostgresTarget, kept: tuple[str, ...]) -> None:
     """The new rows would stand beside the old ones, with a session that says that all is well."""

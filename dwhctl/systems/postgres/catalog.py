@@ -177,8 +177,19 @@ def copy_sql(table: str, names: str) -> str:
     return f"COPY {table} ({names}) FROM STDIN (FORMAT binary)"
 
 
-#: tgtype of a row's trigger before or in place of a DELETE: https://doxygen.postgresql.org/pg__trigger_8h_source.html
-_KEEPING_TRIGGER = "tgtype & 9 = 9 AND tgtype & 66 <> 0"
+#: A DELETE fires the triggers of partitions too. tgtype is that of a row's trigger before or in place of a DELETE:
+#: https://doxygen.postgresql.org/pg__trigger_8h_source.html
+_WRITE_WAYS = """
+WITH RECURSIVE parts AS (
+    SELECT CAST(to_regclass({table}) AS oid) AS part
+  UNION
+    SELECT inhrelid FROM pg_inherits JOIN parts ON inhparent = part
+)
+SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT row_security_active(oid),
+       relhasrules OR EXISTS (SELECT FROM pg_trigger JOIN parts ON tgrelid = part
+                               WHERE tgtype & 9 = 9 AND tgtype & 66 <> 0)
+  FROM pg_class WHERE oid = to_regclass({table})
+"""
 
 
 def write_ways(client: CopyClient, table: str) -> tuple[bool, bool]:
@@ -186,11 +197,7 @@ def write_ways(client: CopyClient, table: str) -> tuple[bool, bool]:
 
     COPY does not write to views, and goes past rules and row-level security; a rule or trigger may undo a DELETE.
     """
-    rows = client.query(
-        "SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT row_security_active(oid), relhasrules OR EXISTS"
-        f" (SELECT FROM pg_trigger WHERE tgrelid = pg_class.oid AND {_KEEPING_TRIGGER}) FROM pg_class"
-        f" WHERE oid = to_regclass({literal(table)})"
-    )
+    rows = client.query(_WRITE_WAYS.replace("{table}", literal(table)))
     return (bool(rows[0][0]), bool(rows[0][1])) if rows else (False, False)
 
 
