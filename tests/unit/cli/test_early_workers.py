@@ -44,15 +44,21 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def servers() -> list[int]:
-    return [
-        child.pid for child in psutil.Process().children() if "worker_process" in " ".join(child.cmdline())
-    ]
+@pytest.fixture
+def servers() -> Callable[[], list[int]]:
+    """Return the pids of the servers that the test started: other tests of this process share one."""
+
+    def found() -> set[int]:
+        children = psutil.Process().children()
+        return {child.pid for child in children if "worker_process" in " ".join(child.cmdline())}
+
+    before = found()
+    return lambda: sorted(found() - before)
 
 
 @pytest.mark.parametrize("command", [LOAD, BACKFILL], ids=lambda command: command[0])
 def test_it_starts_before_the_project_is_read(
-    command: tuple[str, ...], sandbox: Sandbox, steps: list[str]
+    command: tuple[str, ...], sandbox: Sandbox, steps: list[str], servers: Callable[[], list[int]]
 ) -> None:
     assert dwh(*command, "--project", sandbox.root) == 0
     assert steps == ["start", "read"]
@@ -60,7 +66,9 @@ def test_it_starts_before_the_project_is_read(
     assert servers() == []
 
 
-def test_where_there_may_be_nothing_to_do_it_starts_when_there_is(sandbox: Sandbox, steps: list[str]) -> None:
+def test_where_there_may_be_nothing_to_do_it_starts_when_there_is(
+    sandbox: Sandbox, steps: list[str], servers: Callable[[], list[int]]
+) -> None:
     project = ("--project", sandbox.root)
     assert dwh(*LOAD, "--dry-run", *project) == 0
     assert dwh(*LOAD, "--only-failed", *project) == 0
@@ -78,7 +86,9 @@ def test_where_there_may_be_nothing_to_do_it_starts_when_there_is(sandbox: Sandb
     assert servers() == []
 
 
-def test_a_command_that_ends_early_leaves_none(sandbox: Sandbox, steps: list[str]) -> None:
+def test_a_command_that_ends_early_leaves_none(
+    sandbox: Sandbox, steps: list[str], servers: Callable[[], list[int]]
+) -> None:
     project = ("--project", sandbox.root)
     assert dwh("load", "no_such_load", "--date", str(DAY), *project) == 2
     assert (steps, servers()) == (["start", "read"], [])
@@ -94,7 +104,9 @@ def test_a_command_that_ends_early_leaves_none(sandbox: Sandbox, steps: list[str
     assert servers() == []
 
 
-def test_a_run_without_processes_of_its_own_ends_it_before_the_work(sandbox: Sandbox) -> None:
+def test_a_run_without_processes_of_its_own_ends_it_before_the_work(
+    sandbox: Sandbox, servers: Callable[[], list[int]]
+) -> None:
     workers, seen = WorkerServer(), []
     workers.start_early()
     assert len(servers()) == 1
