@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from dwhctl.alerts.channels import send
 from dwhctl.alerts.outbox import DeliveryState, Outbox, Queued, Result, from_json
 from dwhctl.core.errors import Interrupted
 from dwhctl.core.faults import reach
@@ -128,6 +127,8 @@ def _readable(project: Project, row: Queued, doubts: int) -> Digest | Result:
 def _attempt(project: Project, row: Queued, digest: Digest | Result) -> tuple[Result, bool]:
     if isinstance(digest, Result):
         return digest, False
+    from dwhctl.alerts.channels import send  # few runs have something to send
+
     reach("alert.send")
     try:
         result = send(project, project.alerts[row.channel], digest)

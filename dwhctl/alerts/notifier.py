@@ -13,7 +13,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from dwhctl.alerts.channels import REFUSED_PAUSE, render, send
 from dwhctl.alerts.delivery import Delivery, send_due
 from dwhctl.alerts.digest import Digest, Outcome, RunKind
 from dwhctl.alerts.message import fit_to_show
@@ -129,6 +128,9 @@ def _streaks(store: SessionStore, outcome: Outcome, now: datetime) -> Streaks:
 
 def subject_of(project: Project, alert: Alert, digest: Digest) -> str:
     """Return the message's subject; a plain one for a wrong template, whose error the sending reports."""
+    # The channels are imported where there is something to send: few runs have.
+    from dwhctl.alerts.channels import render
+
     try:
         return mask(render(project, alert, digest).subject)
     except Exception:
@@ -137,6 +139,8 @@ def subject_of(project: Project, alert: Alert, digest: Digest) -> str:
 
 def notify_directly(project: Project, outcome: Outcome) -> list[Delivery]:
     """Notify the channels without a sessions database. Their states are kept in the state folder."""
+    from dwhctl.alerts.channels import REFUSED_PAUSE, send
+
     local = LocalState(project.state_dir)
     now = datetime.now(UTC)
     deliveries = []
@@ -173,6 +177,8 @@ def notify(project: Project, store: SessionStore | None, outcome: Outcome) -> li
 
 def preview(project: Project, store: SessionStore, outcome: Outcome) -> str:
     """Return the text that a chat would show of the outcome, in a project that has no channel yet."""
+    from dwhctl.alerts.channels import render
+
     token = Secret("TOKEN", kind="env")  # never read: nothing is sent
     chat = TelegramAlert(name="chat", when=("one_failed",), token=token, chat_id="0")
     now = datetime.now(UTC)

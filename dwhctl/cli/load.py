@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dwhctl.cli.common.ending import exit_codes
-from dwhctl.cli.common.objects import show_object
 from dwhctl.cli.common.options import (
     Settings,
     common_options,
@@ -28,6 +28,7 @@ from dwhctl.core.errors import ExitCode
 from dwhctl.core.words import shown_command
 
 if TYPE_CHECKING:
+    from dwhctl.load.worker_server import WorkerServer
     from dwhctl.project.model import Project
     from dwhctl.runtime.events import Listener, RunResult
     from dwhctl.runtime.plan import LoadRequest, Plan
@@ -83,20 +84,45 @@ def _open(settings: Settings, loads: tuple[str, ...], table: str | None) -> tupl
     return (project, tuple(dict.fromkeys(loads))) if table is None else with_shadow(project, loads, table)
 
 
+@contextmanager
+def _early_workers(options: Mapping[str, Any], *, dry_run: bool) -> Iterator[WorkerServer | None]:
+    """Start the worker server, which imports while the project is read; end it in any case.
+
+    Where it may have nothing to do, a run starts it when its plan shows work.
+    """
+    may_not_work = ("only_missing", "only_failed", "inline", "scheduler")
+    if dry_run or options["executor"] == "dask" or any(options[name] for name in may_not_work):
+        yield None
+        return
+    from dwhctl.load.worker_server import WorkerServer
+
+    with closing(WorkerServer()) as workers:
+        workers.start_early()
+        yield workers
+
+
 def load_and_show(
-    project: Project, request: LoadRequest, settings: Settings, plan: Plan | None = None, form: str = "text"
+    project: Project,
+    request: LoadRequest,
+    settings: Settings,
+    plan: Plan | None = None,
+    form: str = "text",
+    workers: WorkerServer | None = None,
 ) -> RunResult:
     """Load with progress on stderr and the result on stdout."""
     from dwhctl.cli.common.page import page_afterwards
-    from dwhctl.cli.common.results import RunWatcher, load_object
+    from dwhctl.cli.common.progress import RunWatcher
     from dwhctl.cli.common.summary import show_summary
     from dwhctl.load.run import run_load
 
     with page_afterwards(project):
         with open_progress(settings) as progress:
             run = RunWatcher(progress)
-            result = run_load(project, request, run, plan)
+            result = run_load(project, request, run, plan, workers)
         if form == "json":
+            from dwhctl.cli.common.objects import show_object
+            from dwhctl.cli.common.results import load_object
+
             show_object(load_object(result, run, request.command, settings.project))
         else:
             show_summary(result, settings)
@@ -120,16 +146,19 @@ def _run(
     project: Project,
     request: LoadRequest,
     settings: Settings,
+    workers: WorkerServer | None,
     *,
     form: str,
     dry_run: bool,
     show_plan_first: bool = False,
 ) -> ExitCode:
-    from dwhctl.cli.common.results import plan_object
     from dwhctl.cli.common.summary import show_plan, tell_plan
     from dwhctl.load.run import plan_load
 
     if dry_run and form == "json":
+        from dwhctl.cli.common.objects import show_object
+        from dwhctl.cli.common.results import plan_object
+
         plan = plan_load(project, request)
         return show_object(plan_object(project, request, plan, every_slice=settings.verbose))
     if dry_run:
@@ -137,7 +166,7 @@ def _run(
     first = plan_load(project, request) if show_plan_first else None
     if first and not settings.quiet:
         tell_plan(project, request, first)
-    return load_and_show(project, request, settings, first, form).exit_code
+    return load_and_show(project, request, settings, first, form, workers).exit_code
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
@@ -174,12 +203,13 @@ def command(
       dwhctl load orders --date 2020-07-13 --shard 'mos*' --dry-run
       dwhctl load orders --date yesterday --table stage.orders_new
     """
-    from dwhctl.runtime.plan import LoadRequest, days_back
+    with _early_workers(options, dry_run=dry_run) as workers:
+        from dwhctl.runtime.plan import LoadRequest, days_back
 
-    project, loads = _open(settings, loads, table)
-    days = days_back(chosen_day(project, "--date", day), lookback)
-    request = LoadRequest(days=days, loads=loads, command=shown_command(sys.argv[1:]), **options)
-    return _run(project, request, settings, form=form, dry_run=dry_run)
+        project, loads = _open(settings, loads, table)
+        days = days_back(chosen_day(project, "--date", day), lookback)
+        request = LoadRequest(days=days, loads=loads, command=shown_command(sys.argv[1:]), **options)
+        return _run(project, request, settings, workers, form=form, dry_run=dry_run)
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
@@ -215,14 +245,15 @@ def backfill_command(
       dwhctl backfill orders -s -14d -e yesterday --reverse
       dwhctl backfill orders -s 2020-07-01 -e 2020-07-13 --shard 'mos*' --dry-run
     """
-    from dwhctl.runtime.plan import LoadRequest, loads_with_days
+    with _early_workers(options, dry_run=dry_run) as workers:
+        from dwhctl.runtime.plan import LoadRequest, loads_with_days
 
-    project, loads = _open(settings, loads, table)
-    days = chosen_days(project, start, end, newest_first=reverse)
-    filled, without_days = loads_with_days(project, loads)
-    for name in without_days:
-        tell(f"left out: load {name} has no slice_by, so it has no days to fill")
-    # A ping would say that the day's load succeeded; a backfill does not know that.
-    command = shown_command(sys.argv[1:])
-    request = LoadRequest(days=days, loads=filled, command=command, pings=False, **options)
-    return _run(project, request, settings, form=form, dry_run=dry_run, show_plan_first=True)
+        project, loads = _open(settings, loads, table)
+        days = chosen_days(project, start, end, newest_first=reverse)
+        filled, without_days = loads_with_days(project, loads)
+        for name in without_days:
+            tell(f"left out: load {name} has no slice_by, so it has no days to fill")
+        # A ping would say that the day's load succeeded; a backfill does not know that.
+        command = shown_command(sys.argv[1:])
+        request = LoadRequest(days=days, loads=filled, command=command, pings=False, **options)
+        return _run(project, request, settings, workers, form=form, dry_run=dry_run, show_plan_first=True)

@@ -66,7 +66,8 @@ def command(
       dwhctl refresh-reports --date yesterday --wait 2h
     """
     from dwhctl.cli.common.page import page_afterwards
-    from dwhctl.cli.common.results import RunWatcher, refresh_object
+    from dwhctl.cli.common.progress import RunWatcher
+    from dwhctl.cli.common.results import refresh_object
     from dwhctl.cli.common.summary import RefreshLines, show_refreshed
     from dwhctl.refresh.run import RefreshRequest, run_refresh
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import RunKind
-from dwhctl.core.errors import AttemptError, UsageError
+from dwhctl.core.errors import AttemptError, ExitCode, UsageError
 from dwhctl.core.files import remove_left_behind
 from dwhctl.engine.jobs import Attempts
 from dwhctl.engine.run import Run
@@ -19,7 +19,8 @@ from dwhctl.load.attempts import SliceParts, slice_jobs
 from dwhctl.load.publish import Publisher, PublishRules
 from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
-from dwhctl.load.worker_server import WorkerServer, WorkersReady, modules_of
+from dwhctl.load.worker_process import modules_of
+from dwhctl.load.worker_server import WorkerServer, WorkersReady
 from dwhctl.load.workers import InlineWorker, WorkerPool
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.model import DASK_REMEDY, ExecutorTable
@@ -103,14 +104,20 @@ def foresee(project: Project, request: LoadRequest, plan: Plan) -> Forecast:
     return forecast(plan, past, jobs_at_once(project, request, plan), project.max_workers)
 
 
-def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Plan | None = None) -> RunResult:
+def run_load(
+    project: Project,
+    request: LoadRequest,
+    listen: Listener,
+    plan: Plan | None = None,
+    workers: WorkerServer | None = None,
+) -> RunResult:
     """Load the slices of the request: those of `plan`, which plan_load returned for it, that still need it.
 
-    Raises what `Run.carry_out` raises.
+    `workers` may have been started early; it is closed at the end. Raises what `Run.carry_out` raises.
     """
     # A part of the shards or slices, or a backfill, does not show that the load is up to date.
     pings = request.pings and not request.shards and not request.only_failed
-    run = _Load(project, request, plan)
+    run = _Load(project, request, plan, workers or WorkerServer())
     with closing(run.workers):
         return run.carry_out(
             listen, request.loads or tuple(project.loads), pings=pings, scheduled=request.scheduled
@@ -270,11 +277,13 @@ class _Load(Run):
 
     kind = RunKind.LOAD
 
-    def __init__(self, project: Project, request: LoadRequest, plan: Plan | None) -> None:
+    def __init__(
+        self, project: Project, request: LoadRequest, plan: Plan | None, workers: WorkerServer
+    ) -> None:
         super().__init__(project, request.command, request.wait.total_seconds())
         self._request = request
         self._planned = plan
-        self.workers = WorkerServer(lambda: self.events.put(WorkersReady()))
+        self.workers = workers
 
     def prepare(self) -> None:
         # The server imports while the templates are checked.
@@ -285,14 +294,15 @@ class _Load(Run):
 
     def _start_workers(self, plan: Plan) -> None:
         executor = executor_of(self.project, self._request)
-        if plan.slices and executor.type == "local" and not self._request.inline:
-            connections = self.project.connections
-            self.workers.start(
-                modules_of(
-                    {connections[planned.shard.connection].type for planned in plan.slices},
-                    {connections[load.target].type for load in plan.loads()},
-                )
-            )
+        if not plan.slices or executor.type != "local" or self._request.inline:
+            self.workers.close()  # it may have been started early
+            return
+        connections = self.project.connections
+        modules = modules_of(
+            {connections[planned.shard.connection].type for planned in plan.slices},
+            {connections[load.target].type for load in plan.loads()},
+        )
+        self.workers.start(modules, lambda: self.events.put(WorkersReady()))
 
     def locks(self) -> Mapping[str, str]:
         return work_names(self._plan.work())
@@ -315,13 +325,17 @@ class _Load(Run):
         creator = StagingCreator(self.targets, self.events.put)
         groups = Groups(self.id, creator.open)
         scheduler = self._scheduler(plan, groups, creator)
+        used = groups.targets
         try:
             self.loop(scheduler)
+            if self.result.exit_code is ExitCode.DONE and not self.result.retried:
+                # A direct slice that nothing disturbed leaves no table, and no database session that still writes.
+                used = groups.staging_targets
         finally:
             self.workers.close()
             # Workers that were ended in the middle of their work.
             remove_left_behind(self.state.path)
-            self._drop_staging(groups.targets)
+            self._drop_staging(used)
 
     def _publisher(self, columns: DeliveredColumns) -> Publisher:
         # A run that cannot reach the sessions database may no longer publish.

@@ -108,7 +108,9 @@ class Groups:
         self._seconds: deque[float] = deque(maxlen=_LAST_SLICES)
         self._late_after = LATE_SECONDS
         self._not_ahead: set[NameAndDay] = set()
+        #: The targets of all groups, and of those that have a staging object.
         self.targets: set[str] = set()
+        self.staging_targets: set[str] = set()
 
     def take(self, load: Load, day: date, token: str, now: float, *, direct: bool = False) -> PublishGroup:
         """Find or begin the group in which the slice of `token` is staged; begin one that is `direct`."""
@@ -143,6 +145,7 @@ class Groups:
         self.targets.add(load.target)
         self._taking[group.name_and_day] = group
         if not direct:
+            self.staging_targets.add(load.target)
             self._create(group)
         return group
 

@@ -48,6 +48,8 @@ class Table(BaseModel):
     """A table of a configuration file: immutable; unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(
+        # Each is built when it is first used: most projects use few of them.
+        defer_build=True,
         frozen=True,
         extra="forbid",
         strict=True,

@@ -326,7 +326,8 @@ def test_hostile_texts_and_secrets_of_a_run(root: Path, capsys: pytest.CaptureFi
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.alerts.outbox import DeliveryState
     from dwhctl.cli.common.objects import show_object
-    from dwhctl.cli.common.results import RunWatcher, load_object
+    from dwhctl.cli.common.progress import RunWatcher
+    from dwhctl.cli.common.results import load_object
     from dwhctl.runtime.events import FailedSlice, RunResult
     from dwhctl.runtime.failures import FailureGroup
     from dwhctl.runtime.messages import Failure

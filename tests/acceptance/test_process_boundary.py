@@ -437,7 +437,7 @@ def test_a_worker_that_cannot_be_made_is_said_in_words(monkeypatch: pytest.Monke
     with pytest.raises(WorkersError, match=said):
         server.fork()
     with pytest.raises(WorkersError, match=said):
-        WorkerServer(lambda: None).start()
+        WorkerServer().start()
 
 
 # Files that are written where others may write

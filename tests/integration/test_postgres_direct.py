@@ -85,6 +85,20 @@ def test_a_slice_that_is_alone_is_written_once_and_replaced_by_a_reload(sandbox:
     assert sandbox.target_rows() == []
 
 
+def test_only_a_run_that_was_disturbed_looks_for_what_is_left_of_direct_slices(
+    made: Callable[..., PostgresSandbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[str] = []
+    monkeypatch.setattr(PostgresTarget, "drop_run", lambda _self, run_id: dropped.append(run_id))
+    sandbox = made(load_keys="retries = 0")
+    assert sandbox.load().exit_code == ExitCode.DONE
+    assert dropped == []
+    sandbox.in_shard("abakan", "DELETE FROM orders WHERE id > 1")
+    result = sandbox.load()
+    assert result.failed == 1
+    assert dropped == [result.run_id]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

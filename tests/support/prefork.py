@@ -326,7 +326,7 @@ class _Spare:
 
         def execute(process: Any, *given: Any) -> None:
             names = signature.bind(process, *given).arguments
-            if not any("worker_server" in str(word) for word in names["args"]):
+            if not any("worker_process" in str(word) for word in names["args"]):
                 plain(process, *given)
                 return
             subprocess.Popen._execute_child = plain  # type: ignore[attr-defined]

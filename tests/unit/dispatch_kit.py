@@ -102,8 +102,8 @@ def read_log(state: Path, what: str | None = None) -> list[dict[str, Any]]:
 def ready_server() -> WorkerServer:
     """Give the server process of all benches: its imports take longer than most of their runs."""
     is_ready = threading.Event()
-    server = WorkerServer(is_ready.set)
-    server.start([__name__])
+    server = WorkerServer()
+    server.start([__name__], is_ready.set)
     atexit.register(server.close)
     assert is_ready.wait(60)
     return server

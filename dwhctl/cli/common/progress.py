@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Self
 
 from dwhctl.cli.common.output import about, counted, shown_seconds, tell
@@ -15,6 +15,7 @@ from dwhctl.core.waiting import Waiting
 from dwhctl.core.words import one_line, shown_time
 from dwhctl.runtime.events import (
     Event,
+    Listener,
     Notice,
     ReportClosed,
     RunStarted,
@@ -26,6 +27,7 @@ from dwhctl.runtime.events import (
 )
 from dwhctl.runtime.failures import reason_of
 from dwhctl.runtime.messages import Failure
+from dwhctl.runtime.plan import Plan
 from dwhctl.sessions.values import State
 
 Key = tuple[str, str, "date"]
@@ -190,6 +192,20 @@ def _key(event: SliceWaits | SliceReady | SliceStarted | SliceStaged | SliceClos
 
 HEARTBEAT_SECONDS = 30.0
 _NAMED_SHARDS = 3
+
+
+class RunWatcher:
+    """Keep when a run began and what its plan was, and pass its events on."""
+
+    def __init__(self, listen: Listener) -> None:
+        self._listen = listen
+        self.began = datetime.now(UTC)
+        self.plan = Plan(())
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self.plan = event.plan
+        self._listen(event)
 
 
 class PlainProgress:

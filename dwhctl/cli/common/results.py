@@ -25,32 +25,19 @@ from dwhctl.cli.common.objects import (
     RunState,
     SlicePart,
 )
+from dwhctl.cli.common.progress import RunWatcher
 from dwhctl.cli.common.summary import rows_by_load
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.words import is_whole_command, shown_path
 from dwhctl.load.run import foresee
 from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
-from dwhctl.runtime.events import Event, FailedSlice, Listener, ReportClosed, RunResult, RunStarted
+from dwhctl.runtime.events import FailedSlice, ReportClosed, RunResult
 from dwhctl.runtime.failures import FailureGroup
 from dwhctl.runtime.plan import LoadRequest, Plan, Readiness
 from dwhctl.sessions.values import State
 
 _REST = {"--only-missing", "--only-failed"}
-
-
-class RunWatcher:
-    """Keep when a run began and what its plan was, and pass its events on."""
-
-    def __init__(self, listen: Listener) -> None:
-        self._listen = listen
-        self.began = datetime.now(UTC)
-        self.plan = Plan(())
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, RunStarted):
-            self.plan = event.plan
-        self._listen(event)
 
 
 def load_object(result: RunResult, run: RunWatcher, command: str, place: Path | None) -> LoadObject:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Self
 
 import pgpq
 import pyarrow as pa
-import pyarrow.compute as pc
 from pgpq import encoders, schema
 
 from dwhctl.core.columns import Kind
@@ -94,6 +93,8 @@ def _sent(array: pa.Array, column: Column) -> pa.Array:
 
 def _uuids(array: pa.Array) -> pa.Array:
     """Return uuids as their sixteen octets."""
+    import pyarrow.compute as pc  # the run imports this module too, and encodes nothing
+
     digits = pc.replace_substring(pc.fill_null(array, "0" * 32), "-", "")
     octets = binascii.unhexlify(
         pc.binary_join(pa.ListArray.from_arrays([0, len(digits)], digits), "")[0].as_py()

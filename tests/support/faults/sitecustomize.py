@@ -17,7 +17,7 @@ from pathlib import Path
 
 #: The run: a worker is forked from a child of it that has imported this file.
 _RUN = os.getppid()
-_ROLE = "worker" if any("worker_server" in argument for argument in sys.orig_argv) else "parent"
+_ROLE = "worker" if any("worker_process" in argument for argument in sys.orig_argv) else "parent"
 
 
 class Faults:

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from types import CodeType, FrameType
 
-_ROLE = "worker" if any("worker_server" in argument for argument in sys.orig_argv) else "parent"
+_ROLE = "worker" if any("worker_process" in argument for argument in sys.orig_argv) else "parent"
 
 
 class Trace:

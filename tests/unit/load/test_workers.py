@@ -8,6 +8,8 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,11 +22,13 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from dwhctl.core import files
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import WorkersError
-from dwhctl.load import extract, worker_server
+from dwhctl.load import extract, worker_process, worker_server
 from dwhctl.load import workers as module
-from dwhctl.load.worker_server import ProcessWorker, WorkerServer, modules_of
+from dwhctl.load.worker_process import modules_of
+from dwhctl.load.worker_server import ProcessWorker, WorkerServer
 from dwhctl.load.workers import Demand, Worker, WorkerPool
 from dwhctl.project.connections import SYSTEMS, types_for
 from dwhctl.runtime.messages import StageResult, TargetTable
@@ -152,7 +156,7 @@ def test_a_hung_slice_does_not_count_as_a_worker_of_the_others() -> None:
 @pytest.fixture
 def server() -> Iterator[WorkerServer]:
     """A server that is not started."""
-    server = WorkerServer(lambda: None)
+    server = WorkerServer()
     yield server
     server.close()
 
@@ -197,6 +201,11 @@ def test_a_worker_imports_no_driver_that_its_run_has_no_use_for(server: WorkerSe
         "vertica_python",
         "clickhouse_connect",
     } & imported == set()
+
+
+def test_a_worker_finds_imported_what_an_order_is_made_of(server: WorkerServer) -> None:
+    server.start(modules_of(["duckdb"], ["duckdb"]))
+    assert {"dwhctl.project.loads", "dwhctl.systems.duckdb.system"} <= imported_in(forked(server))
 
 
 def test_a_worker_stages_a_slice_without_pandas(server: WorkerServer) -> None:
@@ -305,6 +314,50 @@ def test_a_server_that_is_killed_costs_its_workers_and_is_started_again(server: 
         server.fork()
 
 
+def test_a_server_that_is_started_early_gets_modules_and_umask_later(
+    server: WorkerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.start_early()
+    first = server._process
+    monkeypatch.setattr(files, "_umask", 0o007)
+    server.start(modules_of(["duckdb"], ["duckdb"]))
+    worker = forked(server)
+    assert server._process is first
+    assert {"dwhctl.systems.duckdb.source", "pyarrow"} <= imported_in(worker)
+    assert "pandas" not in imported_in(worker)
+    assert worker.submit(eval, "__import__('os').umask(0)").result(60) == 0o007
+
+
+def test_a_server_that_is_started_early_ends_at_once_with_its_run(server: WorkerServer) -> None:
+    server.start_early()
+    assert server._process is not None
+    process = psutil.Process(server._process.pid)
+    began = time.monotonic()
+    server.close()
+    assert not process.is_running()
+    assert time.monotonic() - began < 1.0
+    program = (
+        "import os, signal\nfrom dwhctl.load.worker_server import WorkerServer\nserver = WorkerServer()\n"
+        "server.start_early()\nprint(server._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    # It holds stdout until it ends, too.
+    killed = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    wait_until(lambda: ended(int(killed.stdout)), "it ends with the run that was killed")
+
+
+def test_a_server_that_cannot_be_started_early_is_started_when_it_is_needed(
+    server: WorkerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", refuse)
+        server.start_early()
+    assert forked(server).submit(len, "abc").result(60) == 3
+
+
 def test_a_server_that_cannot_import_is_said_in_words(
     server: WorkerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,12 +372,11 @@ def test_a_fork_that_is_refused_is_said_with_its_remedy(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "fork", refuse)
     ours, theirs = socket.socketpair()
-    thread = threading.Thread(target=worker_server._Server(theirs).run)
+    thread = threading.Thread(target=worker_process._Server(theirs).run)
     thread.start()
-    server = WorkerServer(lambda: None)
-    server._control, server._is_ready = ours, True
+    server = WorkerServer()
+    server._control, server._modules, server._is_ready = ours, [], True
     monkeypatch.setattr(server, "_process", object())
-    assert ours.recv(worker_server.REPLY.size) == worker_server.REPLY.pack(0, 0)
     with pytest.raises(WorkersError, match=r"Resource temporarily unavailable; raise the limit of processes"):
         server.fork()
     monkeypatch.setattr(server, "_process", None)
