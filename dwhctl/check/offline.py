@@ -14,7 +14,6 @@ from dwhctl.alerts.digest import sample_digests
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import SHORTEST
 from dwhctl.core.sql import find_binds, same_but_comments, split_statements
-from dwhctl.load.direct import can_be_direct
 from dwhctl.load.staging import MAX_SLICES
 from dwhctl.project.days import format_duration, make_slice, resolve_day
 from dwhctl.project.fields import leaves
@@ -221,7 +220,7 @@ def load_parts(
     }
     if load.ready is None:
         del parts["ready"]
-    if not (direct and can_be_direct(load, _target(project, load))):
+    if not (direct and load.can_be_direct and _target(project, load).writes_directly):
         del parts["direct"]
     return parts
 
@@ -322,7 +321,7 @@ def _publish(project: Project, load: Load, shard: Shard, day: date, *, online: b
         "<...>: each attempt has its own",
         *unknown,
     ]
-    if can_be_direct(load, target):
+    if load.can_be_direct and target.writes_directly:
         notes.insert(0, "not of a slice that is the only one of its load in the run: see --part direct")
     about = f"publish of load {load.name}, shard {shard.name}, day {day}: one transaction on {load.target}"
     return RenderedPart(

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core.errors import QuarantinedError, WorkerDiedError
 from dwhctl.core.waiting import Wait
 from dwhctl.engine.jobs import Attempt, Attempts, Job, JobQueue
-from dwhctl.load.direct import can_be_direct
 from dwhctl.load.parts import Parts
 from dwhctl.load.workers import Demand, Worker, WorkerLostError, WorkerPool, stage_in_worker
 from dwhctl.project.parts import check_split, time_parts
@@ -123,7 +122,8 @@ def slice_jobs(plan: Plan, targets: Mapping[str, Target], *, local: bool) -> lis
     slices = Counter(planned.load.name for planned in plan.slices)
 
     def is_direct(load: Load) -> bool:
-        return local and slices[load.name] == 1 and can_be_direct(load, targets[load.target])
+        is_alone = local and slices[load.name] == 1
+        return is_alone and load.can_be_direct and targets[load.target].writes_directly
 
     return [
         SliceJob(planned, direct=is_direct(planned.load), parts=planned.load.split) for planned in plan.slices

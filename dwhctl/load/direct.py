@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 
     from dwhctl.load.workers import Worker
     from dwhctl.project.days import Slice
-    from dwhctl.project.loads import Load
     from dwhctl.runtime.messages import StageResult
-    from dwhctl.systems.base.target import DirectStage, StagingGroup, Target
+    from dwhctl.systems.base.target import DirectStage, StagingGroup
 
 #: How much longer than the server's time for a COMMIT the worker's answer is waited for.
 _LAST_WORD_SECONDS = 5.0
@@ -41,15 +40,6 @@ class EndOrder:
 
     token: str
     commit: bool
-
-
-def can_be_direct(load: Load, target: Target) -> bool:
-    """Return whether a slice that is the only one of the load in its run is written directly, by a local worker.
-
-    Not in parts; and not where new columns are added to the table: whether a shard lost one is found out from what the
-    table holds.
-    """
-    return target.writes_directly and load.on_new_column != "add" and load.split == 1
 
 
 _open: dict[str, DirectStage] = {}

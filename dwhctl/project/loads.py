@@ -160,6 +160,15 @@ class Load(_Scheduled):
     verify_columns: Texts = Field((), examples=[["amount"]])
     """Columns whose values `verify` compares as well."""
 
+    @property
+    def can_be_direct(self) -> bool:
+        """Whether a worker may write a slice into the table itself, where the target allows it.
+
+        Not in parts; and not where new columns are added to the table: whether a shard lost one is found out from what
+        the table holds.
+        """
+        return self.on_new_column != "add" and self.split == 1
+
 
 class ShardEntry(TableWithoutUrls):
     """A shard as a table in its group; a text alone is both name and database."""
