@@ -309,9 +309,8 @@ class SliceStarter:
         planned = attempt.job.planned
         load = planned.load
         query = render_extract(self._project, load, planned.shard, planned.slice)
-        direct = attempt.job.direct
-        group = self._groups.take(load, planned.slice.day, attempt.token, time.monotonic(), direct=direct)
-        attempt.runner.group = group
+        group = attempt.runner.group
+        assert group is not None
         fills = load.on_new_column == "add"
         shard = planned.shard.name
         return StageOrder(
@@ -328,7 +327,7 @@ class SliceStarter:
             fill_missing=fills,
             delivered=Delivered(shard, self._delivered.of(load, shard)) if fills else None,
             login_known=self._breaker.login_known(planned.shard.connection),
-            direct=direct,
+            direct=attempt.job.direct,
             keep=self._keep(attempt),
         )
 
@@ -389,7 +388,10 @@ class SliceStarter:
         self._breaker.started(job, now)
         runner = InWorker(worker, slots_waited=job.seconds_waited(now))
         expires_at = now + job.config.timeout.total_seconds()
-        return SliceAttempt(job, runner, tuple(taken), now, expires_at, bytes=0)
+        attempt = SliceAttempt(job, runner, tuple(taken), now, expires_at, bytes=0)
+        # Now: a place that is only promised could be another's, or too late, when the order is written.
+        runner.group = self._groups.take(job.config, job.day, attempt.token, now, direct=job.direct)
+        return attempt
 
     def _has_waited(self, job: SliceJob, now: float) -> bool:
         """Return whether a source that has not yet worked had the time to refuse the last attempt."""

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.load import workers
+from dwhctl.load import staging, workers
 from dwhctl.load.workers import KeptSlots, Worker, WorkerPool
 from dwhctl.runtime.messages import StageOrder, StageResult
 from dwhctl.runtime.slots import WORKERS, Slots
-from dwhctl.sessions.values import State
+from dwhctl.sessions.values import NewSession, State
 from dwhctl.systems.base.staging import Publication
 from dwhctl.systems.base.system import KEPT
 from dwhctl.systems.base.target import StagingGroup
@@ -206,3 +206,21 @@ def test_the_slots_of_a_worker_that_ends_are_released_after_it(tmp_path: Path) -
     pool.dismiss(worker)
     assert slots.try_take("server_0") is not None
     pool.dismiss_all()
+
+
+def test_a_group_that_takes_no_more_while_a_slice_starts_is_not_made_beside_a_kept_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its age passes while the sessions of the slice are opened."""
+    monkeypatch.setattr(staging, "MAX_AGE_SECONDS", 0.07)
+    bench = a_bench(tmp_path, 1, jobs=1, limits={"dwh": 1}, days=days_from(DAY, 2))
+    opened_at_once = bench.store.open
+
+    def open_slowly(sessions: Sequence[NewSession]) -> list[int]:
+        time.sleep(0.06)
+        return opened_at_once(sessions)
+
+    monkeypatch.setattr(bench.store, "open", open_slowly)
+    bench.run()
+    assert bench.count(State.LOADED) == 12
+    assert most_open(bench)["dwh"] == 1
