@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -223,13 +223,14 @@ class SliceParts:
 
 
 class SliceStarter:
-    """Turns jobs into attempts. `blocked` and `lacking` are those of the loop."""
+    """Turns jobs into attempts. `blocked` and `lacking` are those of the loop. A `wanted` connection is not kept."""
 
     def __init__(
         self, project: Project, parts: SliceParts, jobs: JobQueue[SliceJob], attempts: Attempts, slots: Slots
     ) -> None:
         self.blocked = False
         self.lacking: tuple[str, ...] = ()
+        self.wanted: Collection[str] = ()
         self._start_wait = Wait(first=_SLOW_START_SECONDS)
         self._project = project
         self._jobs = jobs
@@ -306,18 +307,15 @@ class SliceStarter:
 
     def order(self, attempt: SliceAttempt, table: TargetTable) -> StageOrder:
         """Return the order of the whole slice. Raise ConfigError or AttemptError."""
-        planned = attempt.job.planned
-        load = planned.load
-        query = render_extract(self._project, load, planned.shard, planned.slice)
-        group = attempt.runner.group
+        planned, group = attempt.job.planned, attempt.runner.group
         assert group is not None
+        load, shard = planned.load, planned.shard.name
         fills = load.on_new_column == "add"
-        shard = planned.shard.name
         return StageOrder(
             slice=planned.slice,
             shard=planned.shard,
             source=self._project.connections[planned.shard.connection],
-            query=query,
+            query=render_extract(self._project, load, planned.shard, planned.slice),
             key=load.key,
             slice_by=load.slice_by,
             table=table,
@@ -341,7 +339,7 @@ class SliceStarter:
         return source, target
 
     def _is_wanted(self, name: str) -> bool:
-        return self._publisher.waits_for == name or self._slots.is_wanted(name)
+        return name in self.wanted or self._publisher.waits_for == name or self._slots.is_wanted(name)
 
     def end_direct(self, attempt: SliceAttempt) -> None:
         """Release the worker and the slots of an attempt after its publication, if it was direct."""
@@ -387,9 +385,9 @@ class SliceStarter:
             return None
         self._breaker.started(job, now)
         runner = InWorker(worker, slots_waited=job.seconds_waited(now))
-        expires_at = now + job.config.timeout.total_seconds()
-        attempt = SliceAttempt(job, runner, tuple(taken), now, expires_at, bytes=0)
-        # Now: a place that is only promised could be another's, or too late, when the order is written.
+        timeout = job.config.timeout.total_seconds()
+        attempt = SliceAttempt(job, runner, tuple(taken), now, now + timeout, bytes=0)
+        # Not when its order is written: whether it begins a group must be as `may_start` found it.
         runner.group = self._groups.take(job.config, job.day, attempt.token, now, direct=job.direct)
         return attempt
 

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
 from dwhctl.load import staging, workers
+from dwhctl.load.ready import ReadyCheck
 from dwhctl.load.workers import KeptSlots, Worker, WorkerPool
 from dwhctl.runtime.messages import StageOrder, StageResult
 from dwhctl.runtime.slots import WORKERS, Slots
@@ -224,3 +225,27 @@ def test_a_group_that_takes_no_more_while_a_slice_starts_is_not_made_beside_a_ke
     bench.run()
     assert bench.count(State.LOADED) == 12
     assert most_open(bench)["dwh"] == 1
+
+
+def test_a_shard_that_is_not_ready_is_checked_between_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check needs a slot of the connection that the worker keeps."""
+    (tmp_path / "ready.sql").write_text("SELECT 1")
+    keys = {"ready": tmp_path / "ready.sql", "ready_interval": timedelta(seconds=0.05)}
+    bench = a_bench(tmp_path, 1, jobs=1, limits={"server_0": 1}, keys=keys, days=days_from(DAY, 4))
+    checked: set[tuple[str, date]] = set()
+    started: list[int] = []
+
+    def check(one: ReadyCheck, *_: object) -> bool:
+        slice_ = one.job.planned.shard.name, one.job.day
+        if slice_ in checked:
+            started.append(len(read_log(bench.state, "start")))
+        checked.add(slice_)
+        return slice_[0] != "shard_0_5" or bool(started)
+
+    monkeypatch.setattr(ReadyCheck, "run", check)
+    bench.run()
+    assert bench.count(State.LOADED) == 24
+    assert started[0] < 19, "the slices of the other shards, and the last of them keeps no connection"
+    assert most_open(bench)["server_0"] == 1
