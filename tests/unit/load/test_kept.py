@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from dwhctl.load import staging, workers
@@ -39,7 +42,8 @@ class Connection:
 
     def _note(self, what: str) -> None:
         with (self._state / "connections").open("a") as file:
-            file.write(json.dumps({"what": what, "name": self.name, "at": time.monotonic()}) + "\n")
+            line = {"what": what, "name": self.name, "at": time.monotonic(), "pid": os.getpid()}
+            file.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
         """Close it."""
@@ -102,23 +106,36 @@ def a_bench(tmp_path: Path, connections: int, **keys: object) -> Bench:
 
 
 def most_open(bench: Bench) -> Counter[str]:
-    """Return the most connections of each name that were open at once.
+    """Return the most connections of each name that were open at once. None is open now.
 
-    A worker that the end of the run meets before it has closed its own does not say so.
+    The end of the run kills a worker that is not done with closing its own: it does not say so, but has ended.
     """
-    lines = [json.loads(line) for line in (bench.state / "connections").read_text().splitlines()]
-    now: Counter[str] = Counter()
+    now: Counter[tuple[str, int]] = Counter()
     most: Counter[str] = Counter()
-    for line in sorted(lines, key=lambda line: line["at"]):
-        now[line["name"]] += 1 if line["what"] == "open" else -1
-        most[line["name"]] = max(most[line["name"]], now[line["name"]])
+    for line in sorted(log(bench), key=lambda line: line["at"]):
+        name = line["name"]
+        now[name, line["pid"]] += 1 if line["what"] == "open" else -1
+        most[name] = max(most[name], sum(count for (one, _), count in now.items() if one == name))
+    left = {(name, pid) for (name, pid), count in now.items() if count}
+    assert not [pid for _, pid in left if is_running(pid)], left
     return most
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process has not ended: its parent need not have noticed the end."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def log(bench: Bench) -> list[dict[str, Any]]:
+    """Read what the connections have said."""
+    return [json.loads(line) for line in (bench.state / "connections").read_text().splitlines()]
 
 
 def opened(bench: Bench, name: str) -> int:
     """Count the times that a connection was opened."""
-    lines = [json.loads(line) for line in (bench.state / "connections").read_text().splitlines()]
-    return sum(line["what"] == "open" and line["name"] == name for line in lines)
+    return sum(line["what"] == "open" and line["name"] == name for line in log(bench))
 
 
 def test_a_worker_connects_once_to_the_source_of_all_slices(tmp_path: Path) -> None:
