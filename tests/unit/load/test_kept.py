@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
+from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -212,6 +214,28 @@ def test_a_worker_that_does_not_close_its_connections_is_ended(
     after = pool.take()
     assert after is not None
     assert after is not worker
+    assert slots.try_take("server_0") is not None
+
+
+def test_a_worker_that_closes_at_the_last_moment_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = Slots(tmp_path, {"server_0": 1, WORKERS: 1})
+    pool = WorkerPool(1, Silent, slots)
+    worker = pool.take()
+    assert isinstance(worker, Silent)
+    pool._kept[worker] = KeptSlots(("server_0", "dwh"), (slots.try_take("server_0"), None))
+    assert pool.close_kept(worker)
+
+    def too_late() -> float:
+        worker.answer.set_result(None)  # in the thread that receives it
+        return inf
+
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=too_late))
+    pool.close_idle()
+    monkeypatch.undo()
+    assert pool.take() is worker
+    assert worker.is_alive
     assert slots.try_take("server_0") is not None
 
 
