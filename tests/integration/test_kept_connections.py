@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dwhctl.core.errors import ExitCode
+from dwhctl.core.secrets import Secret
 from dwhctl.project.query import Query
 from dwhctl.systems.base.staging import run_label
 from dwhctl.systems.base.system import KEPT, SourceOptions, TargetOptions, system_of
@@ -237,6 +238,38 @@ def test_the_label_of_a_session_is_that_of_its_slice_and_of_the_run_between_slic
     assert second.endswith(":token1")
     target.drop_run("run")
     wait_until(lambda: not sessions(sandbox), "the kept session of a run that is reaped is ended")
+
+
+def test_the_sessions_of_a_user_whose_logins_have_another_role_are_ended(
+    make: Callable[..., PostgresSandbox], server: PostgresServer
+) -> None:
+    """The kept session has that role again for the next slice, and a run that reaps this one ends it."""
+    sandbox = make()
+    database, user = sandbox.databases["warehouse"], f"etl_{sandbox.databases['warehouse'][-12:]}"
+    owner = f"{user}_owner"
+    server.run(f"CREATE ROLE {owner}; CREATE ROLE {user} LOGIN PASSWORD 'etl' IN ROLE {owner};"
+               f" ALTER ROLE {user} SET role = '{owner}'")  # fmt: skip
+    try:
+        sandbox.change_warehouse(f"CREATE SCHEMA stage AUTHORIZATION {owner}", CREATE.partition(";")[2])
+        sandbox.change_warehouse(f"ALTER TABLE stage.orders OWNER TO {owner}")
+        connection = server.connection(database, "warehouse").model_copy(
+            update={"user": user, "password": Secret("etl")}
+        )
+        options = TargetOptions(NO_STATE, timedelta(seconds=20), "dwhctl:run", keep=True)
+        target = system_of(connection).open_target(connection, options)
+        columns = [column for column in target.columns("stage.orders") if column.name in ("etl_source", "id")]
+        group = StagingGroup("run", "orders.1", "stage.orders")
+        target.open_group(group)
+        for token in ("a", "b"):
+            with target.stage(group, token, columns) as stage:
+                stage.write(iter(()))
+        assert len(sessions(sandbox)) == 1
+        target.drop_run("run")
+        wait_until(lambda: not sessions(sandbox), "the kept session is ended", seconds=5)
+    finally:
+        KEPT.close()
+        sandbox.drop()
+        server.run(f"DROP ROLE {user}; DROP ROLE {owner}")
 
 
 @pytest.mark.long
