@@ -274,8 +274,8 @@ def test_the_sessions_of_a_user_whose_logins_have_another_role_are_ended(
 
 @pytest.mark.long
 def test_limits_hold_over_two_runs_and_the_workers_of_one(make: Callable[..., PostgresSandbox]) -> None:
-    sandbox = make(most=2, workers=2)
-    days = days_from(DAY, 12)
+    sandbox = make(most=2, workers=6)
+    days = days_from(DAY, 40)
     sandbox.fill(10, days)
     half = len(days) // 2
     over: list[tuple[float, set[int]]] = []
