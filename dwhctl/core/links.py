@@ -10,7 +10,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from http.client import HTTPException, IncompleteRead
+from http.client import HTTPException
 
 from dwhctl.core.secrets import mask
 
@@ -103,8 +103,7 @@ def cause_of(error: BaseException) -> str:
     for cause in chain:
         if isinstance(cause, OSError) and cause.errno is not None:
             return os.strerror(cause.errno).lower()
-    if first(IncompleteRead):
-        return "the answer ends early"
+    # HTTPException: an answer that ends early, or in pieces that are none.
     if isinstance(error, OSError) or first(HTTPException):
         return "the connection broke"
     return f"a defect in dwhctl: {type(error).__name__}"

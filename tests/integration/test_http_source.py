@@ -184,7 +184,7 @@ def test_a_total_below_the_records_is_not_believed() -> None:
 def test_an_answer_that_is_cut_is_no_defect_of_ours() -> None:
     error = refused(lambda _: Reply(200, b"[]", {"Content-Length": "100"}, pieces=[b"[]"], closes=True))
     assert type(error) is SourceError
-    assert "the answer ends early; the answer is not whole" in str(error)
+    assert "the connection broke; the answer is not whole" in str(error)
 
 
 def test_a_field_that_comes_twice_is_refused_and_one_inside_of_null_is_null() -> None:
