@@ -17,6 +17,7 @@ from dwhctl.project.query import Query
 from dwhctl.systems.base.staging import run_label
 from dwhctl.systems.base.system import KEPT, SourceOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import StagingGroup
+from dwhctl.systems.postgres import copy_client
 from dwhctl.systems.postgres.source import PostgresSource
 from dwhctl.systems.postgres.system import PostgresConnection
 from dwhctl.systems.vertica.target import VerticaTarget
@@ -173,6 +174,29 @@ def rows_of(connection: PostgresConnection, zone: str, sql: str) -> list[dict[st
         rows = [row for batch in source.batches(Query(sql, {}), 100) for row in batch.to_pylist()]
         source.finish()
     return rows
+
+
+def test_a_session_that_a_trigger_has_set_up_at_its_login_is_not_kept(
+    make: Callable[..., PostgresSandbox], server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DISCARD ALL undoes what it set: a setting by which row-level security chooses the rows, for example."""
+    sandbox = make()
+    sandbox.in_shard(
+        "abakan",
+        "CREATE FUNCTION at_login() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+        "CREATE EVENT TRIGGER set_up ON ddl_command_start EXECUTE FUNCTION at_login()",
+        # Before PostgreSQL 17 there is no such event: the server passes over the trigger.
+        "SET allow_system_table_mods = on; UPDATE pg_event_trigger SET evtevent = 'login'",
+    )
+    connection = server.connection(sandbox.databases["abakan"], "server_0")
+    monkeypatch.setattr(copy_client, "_LOGIN_TRIGGERS", (0, copy_client._LOGIN_TRIGGERS[1]))
+    rows_of(connection, "UTC", PID)
+    assert KEPT.kept == (False, False)
+    sandbox.in_shard(
+        "abakan", "SET allow_system_table_mods = on; UPDATE pg_event_trigger SET evtenabled = 'D'"
+    )
+    rows_of(connection, "UTC", PID)
+    assert KEPT.kept == (True, False)
 
 
 PID = "SELECT pg_backend_pid() AS pid"
