@@ -19,10 +19,13 @@ from typing import Any
 import psutil
 import pytest
 
+from dwhctl.core.errors import ConfigError
 from dwhctl.load import staging, workers
+from dwhctl.load.attempts import SliceAttempt, SliceStarter
+from dwhctl.load.parts import Parts
 from dwhctl.load.ready import ReadyCheck
 from dwhctl.load.workers import KeptSlots, Worker, WorkerPool
-from dwhctl.runtime.messages import StageOrder, StageResult
+from dwhctl.runtime.messages import StageOrder, StageResult, TargetTable
 from dwhctl.runtime.slots import WORKERS, Slots
 from dwhctl.sessions.values import NewSession, State
 from dwhctl.systems.base.staging import Publication
@@ -155,6 +158,24 @@ def test_every_open_connection_has_a_slot(tmp_path: Path, connections: int, limi
     assert bench.count(State.LOADED) == 12 * connections
     most = most_open(bench)
     assert all(most[name] <= limits[name] for name in most), most
+    assert held_locks(bench.state) == []
+
+
+def test_a_slice_without_an_order_leaves_its_worker_no_connection_without_a_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = a_bench(tmp_path, 1, jobs=3, limits={"server_0": 1, "dwh": 1}, days=days_from(DAY, 2))
+    parts = SliceStarter.parts
+
+    def some(starter: SliceStarter, attempt: SliceAttempt, table: TargetTable) -> Parts:
+        if attempt.job.shard == "shard_0_3":
+            raise ConfigError("its extract cannot be rendered")
+        return parts(starter, attempt, table)
+
+    monkeypatch.setattr(SliceStarter, "parts", some)
+    bench.run()
+    assert (bench.count(State.LOADED), bench.count(State.FAILED)) == (10, 2)
+    assert max(most_open(bench).values()) == 1
     assert held_locks(bench.state) == []
 
 
