@@ -174,6 +174,9 @@ class Signals:
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Handle a signal."""
+        if number == signal.SIGHUP:
+            # A shell passes it on and ends, after which the system sends it again.
+            signal.signal(number, signal.SIG_IGN)
         code = _EXIT_CODES[signal.Signals(number)]
         self.received = code
         if self.listener is None:
@@ -185,7 +188,7 @@ class Signals:
 def caught_signals() -> Iterator[Signals]:
     """Catch SIGINT, SIGTERM and SIGHUP in the block (in the main thread, where Python delivers them).
 
-    SIGHUP stays ignored for a command that nohup started.
+    SIGHUP stays ignored for a command that nohup started, and is ignored after the first one.
     """
     signals = Signals()
     numbers = set(_EXIT_CODES)
@@ -196,7 +199,8 @@ def caught_signals() -> Iterator[Signals]:
         yield signals
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == signals.handle:
+                signal.signal(number, handler)
 
 
 _END = object()

@@ -331,8 +331,13 @@ class WorkerPool:
         return time.monotonic() - self._changed >= turn
 
     def dismiss(self, worker: Worker) -> Future[object] | None:
-        """Kill a worker; its slot is free for another. Return what its `kill` returns."""
+        """Kill a worker; its slot is free for another. Return what its `kill` returns. Idempotent.
+
+        One whose answer comes at that moment may become idle once more.
+        """
         self._closing.pop(worker, None)
+        if worker not in self._held:
+            return None
         ended = worker.kill()
         self._kept.pop(worker, KeptSlots()).release()
         self._held.pop(worker).release()

@@ -105,17 +105,20 @@ def retry_reports(names: Sequence[str], day: date) -> str:
     return f"dwhctl refresh-reports {' '.join(names)} --date {day}"
 
 
-def retry_slices(slices: Sequence[tuple[str, str, date]], place: Path | None = None) -> str:
+def retry_slices(
+    slices: Sequence[tuple[str, str, date]], place: Path | None = None, *, names_all: bool = False
+) -> str:
     """Return the command that loads these slices, given as load, shard and day, again.
 
     Where loads, shards and days select more than these, the command has --only-failed: --only-missing would leave out
-    a complete slice whose reload failed.
+    a complete slice whose reload failed. `names_all`: it has the shards however many they are.
     """
     loads = list(dict.fromkeys(load for load, _, _ in slices))
     shards = list(dict.fromkeys(shard for _, shard, _ in slices))
     first, last = min(day for *_, day in slices), max(day for *_, day in slices)
     days = (last - first).days + 1
-    is_named = len(shards) <= MOST_NAMED_SHARDS and sum(map(len, shards)) <= _LONGEST_NAMES
+    are_few = len(shards) <= MOST_NAMED_SHARDS and sum(map(len, shards)) <= _LONGEST_NAMES
+    is_named = names_all or are_few
     asked = " ".join(map(as_asked, loads))
     words = (
         f"dwhctl load {asked} --date {last}" if days == 1 else f"dwhctl backfill {asked} -s {first} -e {last}"
@@ -223,9 +226,11 @@ def _group(project: Project, slices: list[FailedSlice]) -> FailureGroup:
     advice, has_command = _advice(project, slices[0], connection)
     command = _command(slices) if has_command else ""
     if len(slices) > 1 and root_cause(slices[0].failure).is_a(errors.ShrunkSourceError):
-        # The message has the command of one slice only.
+        # The message has the command of one slice only. --only-failed would accept what failed for another reason too.
+        command = f"{_command(slices, names_all=True)} --allow-shrink"
         advice = "see whether that is right for all of them, then"
-        command = f"{_command(slices)} --allow-shrink"
+        if "--only-failed" in command:
+            advice, command = "see whether that is right for each of them: its message has the command", ""
     return FailureGroup(tuple(slices), connection, advice, command)
 
 
@@ -299,10 +304,11 @@ def _of_report(project: Project, name: str, failure: Failure) -> str:
     return f"correct the source or the table {report.target}"
 
 
-def _command(slices: Sequence[FailedSlice]) -> str:
+def _command(slices: Sequence[FailedSlice], *, names_all: bool = False) -> str:
     if not slices[0].shard:
         return retry_reports(list(dict.fromkeys(slice.load for slice in slices)), slices[0].day)
-    return retry_slices([(slice.load, slice.shard, slice.day) for slice in slices])
+    found = [(slice.load, slice.shard, slice.day) for slice in slices]
+    return retry_slices(found, names_all=names_all)
 
 
 def extract_place(project: Project, load: str, shard: str, day: date, line: int | None) -> str:

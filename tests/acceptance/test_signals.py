@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,11 @@ def terminate_group(process: subprocess.Popen[str]) -> None:
 
 
 def hang_up_group(process: subprocess.Popen[str]) -> None:
-    """As the system does when a terminal is closed."""
+    """As a shell does when its terminal is closed, and the system when that shell has ended."""
     os.killpg(process.pid, signal.SIGHUP)
+    time.sleep(0.05)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGHUP)
 
 
 WAYS = [

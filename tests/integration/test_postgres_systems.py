@@ -32,6 +32,7 @@ from dwhctl.systems.postgres.client import reason
 from dwhctl.systems.postgres.console import PostgresCursor
 from dwhctl.systems.postgres.copy_client import CopyClient
 from dwhctl.systems.postgres.errors import connect_error
+from dwhctl.systems.postgres.publication import PostgresPublication
 from dwhctl.systems.postgres.source import PostgresSource
 from dwhctl.systems.postgres.system import PostgresConnection
 from dwhctl.systems.postgres.target import PostgresTarget
@@ -105,8 +106,16 @@ _NO_DELETE = (
 
 @pytest.mark.parametrize(
     "kept",
-    [_NO_DELETE, (f"CREATE RULE kept AS ON DELETE TO {TABLE} DO INSTEAD NOTHING",)],
-    ids=["trigger", "rule"],
+    [
+        _NO_DELETE,
+        (f"CREATE RULE kept AS ON DELETE TO {TABLE} DO INSTEAD NOTHING",),
+        (
+            f"CREATE TABLE stage.old (LIKE {TABLE}); ALTER TABLE stage.old INHERIT {TABLE}",
+            f"INSERT INTO stage.old SELECT * FROM {TABLE}; TRUNCATE ONLY {TABLE}",
+            *(statement.replace(f"ON {TABLE}", "ON stage.old") for statement in _NO_DELETE),
+        ),
+    ],
+    ids=["trigger", "rule", "trigger of a part"],
 )
 def test_a_table_that_keeps_its_old_rows_is_refused(target: PostgresTarget, kept: tuple[str, ...]) -> None:
     """The new rows would stand beside the old ones, with a session that says that all is well."""
@@ -121,6 +130,33 @@ def test_a_table_that_keeps_its_old_rows_is_refused(target: PostgresTarget, kept
         assert publication.held_rows([slice_]) == {"abakan": 1}
         with pytest.raises(CountsDifferError, match="a trigger or rule of the table keeps them"):
             publication.delete([slice_])
+    with (
+        target.refresh(TABLE, RowSource("SELECT 2 AS id", is_query=True), TIMEOUT) as refresh,
+        pytest.raises(CountsDifferError, match="a trigger or rule of the table keeps them"),
+    ):
+        refresh.delete()
+
+
+def test_a_trigger_that_deletes_in_its_own_way_is_no_mistake(target: PostgresTarget) -> None:
+    """A view's trigger need not count what it deletes."""
+    target.run_statements(
+        [
+            f"CREATE VIEW stage.v AS SELECT * FROM {TABLE}",
+            f"INSERT INTO {TABLE} VALUES (1, '1', 'abakan', 1, 1)",
+            (
+                "CREATE FUNCTION stage.own() RETURNS trigger LANGUAGE plpgsql"
+                f" AS 'BEGIN DELETE FROM {TABLE} WHERE id = OLD.id; RETURN NULL; END'"
+            ),
+            "CREATE TRIGGER own INSTEAD OF DELETE ON stage.v FOR EACH ROW EXECUTE FUNCTION stage.own()",
+        ]
+    )
+    slice_ = a_slice()
+    with closing(target._client("test", TIMEOUT)) as client:
+        client.open()
+        publication = PostgresPublication(client, "stage.v", None, None, lambda _: None)
+        assert publication.held_rows([slice_]) == {"abakan": 1}
+        publication.delete([slice_])
+        assert publication.held_rows([slice_]) == {}
 
 
 def test_row_level_security_that_hides_old_rows_is_refused(
@@ -145,6 +181,21 @@ def test_row_level_security_that_hides_old_rows_is_refused(
         target.run_statements([f"CREATE POLICY everything ON {TABLE} TO {role} USING (true)"])
         assert len(limited.columns(TABLE)) == 5
         assert len(target.columns(TABLE)) == 5
+        target.run_statements(
+            [
+                f"DROP POLICY everything ON {TABLE}",
+                f"CREATE POLICY all_are_seen ON {TABLE} FOR SELECT USING (true)",
+                f"CREATE POLICY few_are_new ON {TABLE} AS RESTRICTIVE FOR INSERT WITH CHECK (id > 0)",
+                f"CREATE POLICY for_others ON {TABLE} AS RESTRICTIVE TO pg_monitor USING (false)",
+            ]
+        )
+        with pytest.raises(TargetRefusedError, match="row-level security hides rows of stage"):
+            limited.columns(TABLE)
+        target.run_statements([f"CREATE POLICY all_go ON {TABLE} FOR DELETE USING (true)"])
+        assert len(limited.columns(TABLE)) == 5
+        target.run_statements([f"CREATE POLICY less ON {TABLE} AS RESTRICTIVE FOR DELETE USING (id < 10)"])
+        with pytest.raises(TargetRefusedError, match="row-level security hides rows of stage"):
+            limited.columns(TABLE)
     finally:
         target.run_statements([f"DROP OWNED BY {role}"])
         server.run(f"DROP ROLE {role}")

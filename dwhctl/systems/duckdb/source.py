@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dwhctl.systems.duckdb.system import DuckdbConnection
 
 
-#: How much of the file DuckDB may keep in memory during a query, and after how many octets of rows that is looked at.
+#: How much of the file DuckDB may keep in memory during a query, and after how many octets of rows that is checked.
 _MOST_KEPT = 8 * 2**20
 
 
@@ -93,11 +93,11 @@ class DuckdbSource(SqlSource):
             self._db.execute(f"SET memory_limit = '{limit}'")
             self._reader = relation.to_arrow_reader(rows)
             del relation
-            unlooked = 0
+            unchecked = 0
             for batch in self._reader:
-                unlooked += batch.nbytes
-                if unlooked >= _MOST_KEPT and self._connection.memory_limit is None:
-                    unlooked = 0
+                unchecked += batch.nbytes
+                if unchecked >= _MOST_KEPT and self._connection.memory_limit is None:
+                    unchecked = 0
                     self._release_blocks(limit)
                 # DuckDB returns an ENUM as a dictionary and a TIMESTAMPTZ in the session's time zone.
                 yield batch if batch.schema == schema else batch.cast(schema)

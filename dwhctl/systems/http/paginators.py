@@ -156,7 +156,7 @@ class Pages:
         if total is not None and (few or self._records > max(total - paginator.offset, 0)):
             raise SourceError(
                 f"the server counts {total:,} records, and its pages have {self._records:,}: the records changed"
-                " while they were read"
+                " while they were read, or total_path counts something else"
             )
         return None
 
@@ -191,8 +191,9 @@ class Pages:
         self._seen.add(digest)
 
 
-_PARAMETER = r"""\s*;\s*([\w!#$%&*+.^`|~-]+)(?:\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^\s",;]*))?"""
-_LINK = re.compile(rf"[\s,]*<([^>]*)>((?:{_PARAMETER})*)\s*(?:,|$)")
+_PARAMETER = r"""\s*;[\s;]*+([\w!#$%&*+.^`|~-]+)(?:\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^\s",;]*))?"""
+# `*+`: what does not match is not tried again in each other way, of which a hostile server could make any number.
+_LINK = re.compile(rf"[\s,]*+<([^>]*)>((?:{_PARAMETER})*+)[\s;]*+(?:,|$)")
 
 
 def linked(header: str, wanted: str) -> str | None:
@@ -205,7 +206,9 @@ def linked(header: str, wanted: str) -> str | None:
         if (found := _LINK.match(header, at)) is None:
             raise QueryError("the header Link of a page cannot be read; choose another paginator")
         at = found.end()
-        values = {name.lower(): value.strip("\"'") for name, value in re.findall(_PARAMETER, found[2])}
+        values = {
+            name.lower(): value.strip("\"'") for name, value in reversed(re.findall(_PARAMETER, found[2]))
+        }
         if wanted.lower() in values.get("rel", "").lower().split() and "anchor" not in values:
             return found[1].strip()
     return None

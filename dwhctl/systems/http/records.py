@@ -11,9 +11,10 @@ import codecs
 import csv
 import io
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
+from itertools import chain
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from dwhctl.core.errors import QueryError, SourceError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from dwhctl.project.endpoint import Endpoint
 
 _CHUNK = 256 * 1024
+_END = "\0"
 #: A body whose selector is not a plain path is held in memory as a whole, which takes ten times its size.
 MOST_WHOLE = 16 * 2**20
 
@@ -180,6 +182,7 @@ class JsonRecords:
                 raise QueryError(f"the answer has no list at data_selector {self._selector}")
         elif reader.peek() == "{":
             rest: dict[str, Any] = {}
+            is_there = False
             if holder is self:
                 self.rest = rest
             elif holder is not None:
@@ -188,6 +191,11 @@ class JsonRecords:
                 name = reader.value()
                 reader.take(":")
                 if name == steps[0]:
+                    if is_there:
+                        raise QueryError(
+                            f"the answer has {name} of data_selector {self._selector} more than once"
+                        )
+                    is_there = True
                     yield from self._walk(reader, steps[1:], (rest, name))
                 else:
                     value = reader.value()
@@ -313,16 +321,15 @@ def _check_end(endpoint: Endpoint, file: IO[bytes]) -> None:
     csv.field_size_limit(2**31 - 1)
     text = io.TextIOWrapper(file, endpoint.encoding, newline="")
     try:
-        for _ in csv.reader(text, delimiter=endpoint.delimiter, strict=True):
-            pass
-    except csv.Error as error:
-        # Other errors are Arrow's to find: it reads some texts that this reader refuses.
-        if "unexpected end of data" in str(error):
-            raise SourceError(
-                "the CSV ends within a quoted value: it is not whole, or a quote in it is not doubled"
-            ) from None
+        # Within quotes further lines are no rows of their own.
+        lines = chain(text, ("\n", _END))
+        [last] = deque(csv.reader(lines, delimiter=endpoint.delimiter), maxlen=1)
     finally:
         text.detach()
+    if last != [_END]:
+        raise SourceError(
+            "the CSV ends within a quoted value: it is not whole, or a quote in it is not doubled"
+        )
 
 
 def _without_values(said: str) -> str:

@@ -210,8 +210,8 @@ def _field(record: Any, path: Sequence[str]) -> Any:
     if isinstance(value, dict) and len(path) > 1 and (whole := ".".join(path)) in value:
         return value[whole]
     for name in path:
-        if value is None or value is TWICE:
-            return value  # what is inside of nothing is nothing
+        if value is TWICE or (value is None and record is not None):
+            return value  # a field of null is NULL
         if not isinstance(value, dict) or name not in value:
             return MISSING
         value = value[name]

@@ -234,7 +234,7 @@ class _LoginFailure:
             return known
         if not is_refused_login(message) and not message.hidden:
             return self._unreached(message)
-        # A missing database looks like a refused login (4060 is not sent): another one tells.
+        # A missing database looks like a refused login (4060 is not sent): a login to another one shows which it is.
         home = self.connection.database
         elsewhere = home if self.database.lower() != home.lower() else _MASTER
         if message.hidden:

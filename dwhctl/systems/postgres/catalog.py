@@ -63,11 +63,13 @@ WITH RECURSIVE declared AS (
 )
 SELECT attname, format_type(own, own_mod), format_type(type, mod), NOT attnotnull, typtype = 'e',
        atthasdef OR attidentity <> '', attidentity = 'a' OR attgenerated <> '',
-       (SELECT row_security_active(oid) AND (NOT EXISTS (
-                   SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polpermissive AND polcmd = '*'
-                      AND pg_get_expr(polqual, polrelid) = 'true'
-                      AND EXISTS (SELECT FROM unnest(polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE')))
-               OR EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND NOT polpermissive))
+       (SELECT row_security_active(oid) AND EXISTS (
+                   SELECT FROM (VALUES (CAST('r' AS "char")), ('d')) AS needed (command)
+                    WHERE (SELECT bool_or(polpermissive AND shows) AND bool_and(polpermissive OR shows)
+                             FROM pg_policy, LATERAL (SELECT pg_get_expr(polqual, polrelid) = 'true' AS shows) AS by
+                            WHERE polrelid = pg_class.oid AND polcmd IN ('*', command)
+                              AND EXISTS (SELECT FROM unnest(polroles) AS role
+                                           WHERE role = 0 OR pg_has_role(role, 'USAGE'))) IS NOT TRUE)
           FROM pg_class WHERE oid = to_regclass({table}))
   FROM declared JOIN pg_type ON pg_type.oid = declared.type WHERE typtype <> 'd' ORDER BY attnum
 """
@@ -91,7 +93,7 @@ def existing_columns(client: CopyClient, name: str) -> list[Declared]:
     if found[0].hides_rows:
         hidden = TargetRefusedError(
             f"row-level security hides rows of {name} from the user: dwhctl could not delete old ones; give the user"
-            " BYPASSRLS, or a policy FOR ALL USING (true)"
+            " BYPASSRLS, or policies FOR SELECT and FOR DELETE USING (true)"
         )
         hidden.about = About.PERMISSION
         raise hidden
@@ -175,8 +177,19 @@ def copy_sql(table: str, names: str) -> str:
     return f"COPY {table} ({names}) FROM STDIN (FORMAT binary)"
 
 
-#: tgtype of a row's trigger before or in place of a DELETE: https://doxygen.postgresql.org/pg__trigger_8h_source.html
-_KEEPING_TRIGGER = "tgtype & 9 = 9 AND tgtype & 66 <> 0"
+#: A DELETE fires the triggers of partitions too. tgtype is that of a row's trigger before or in place of a DELETE:
+#: https://doxygen.postgresql.org/pg__trigger_8h_source.html
+_WRITE_WAYS = """
+WITH RECURSIVE parts AS (
+    SELECT CAST(to_regclass({table}) AS oid) AS part
+  UNION
+    SELECT inhrelid FROM pg_inherits JOIN parts ON inhparent = part
+)
+SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT row_security_active(oid),
+       relhasrules OR EXISTS (SELECT FROM pg_trigger JOIN parts ON tgrelid = part
+                               WHERE tgtype & 9 = 9 AND tgtype & 66 <> 0)
+  FROM pg_class WHERE oid = to_regclass({table})
+"""
 
 
 def write_ways(client: CopyClient, table: str) -> tuple[bool, bool]:
@@ -184,18 +197,14 @@ def write_ways(client: CopyClient, table: str) -> tuple[bool, bool]:
 
     COPY does not write to views, and goes past rules and row-level security; a rule or trigger may undo a DELETE.
     """
-    rows = client.query(
-        "SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT row_security_active(oid), relhasrules OR EXISTS"
-        f" (SELECT FROM pg_trigger WHERE tgrelid = pg_class.oid AND {_KEEPING_TRIGGER}) FROM pg_class"
-        f" WHERE oid = to_regclass({literal(table)})"
-    )
+    rows = client.query(_WRITE_WAYS.replace("{table}", literal(table)))
     return (bool(rows[0][0]), bool(rows[0][1])) if rows else (False, False)
 
 
 def kept_rows(table: str) -> CountsDifferError:
-    """Return the error for a table whose DELETE left rows of the slice."""
+    """Return the error for a table that still has rows that a DELETE was to remove."""
     return CountsDifferError(
-        f"{table} still has rows of the slice after DELETE: a trigger or rule of the table keeps them; drop it"
+        f"{table} still has old rows after DELETE: a trigger or rule of the table keeps them; drop it"
     )
 
 

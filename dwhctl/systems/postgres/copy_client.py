@@ -289,12 +289,13 @@ class CopyClient:
         """Let `read` send a COPY ... TO STDOUT and read its answer; it limits the time. Raise AttemptError."""
         with self._translated(sql, limited=False):
             raw, made = self.raw, self._socket
+            if made is None:
+                raise psycopg2.InterfaceError("the connection is closed")
             try:
-                if made is not None:
-                    read(made, sql)
+                read(made, sql)
             except BaseException as error:
                 # libpq does not see that the connection is gone, or in the middle of an answer.
-                if not isinstance(error, ServerError) or self._is_lost(error):
+                if not isinstance(error, ServerError) or error.is_fatal or self._is_lost(error):
                     raw.close()
                 raise
 

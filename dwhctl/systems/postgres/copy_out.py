@@ -46,10 +46,12 @@ Octets = np.ndarray[Any, np.dtype[np.uint8]]
 #: A message begins with its type and its length, the type not counted, in four octets.
 _HEADER = 5
 _LEAST_LENGTH, _MOST_LENGTH = 4, 2**30
-_DATA, _ERROR, _READY = ord("d"), ord("E"), ord("Z")
-_READY_MESSAGE = b"Z\0\0\0\5I"
-#: CopyOutResponse, CopyDone, CommandComplete, NoticeResponse, ParameterStatus, NotificationResponse.
-_PASSED_OVER = frozenset(b"HcCNSA")
+_DATA, _ERROR, _COMPLETE, _READY = ord("d"), ord("E"), ord("C"), ord("Z")
+_READY_HEADER = b"Z\0\0\0\5"
+#: A server may send a message of its own at once after the answer.
+_LAST_OCTETS = 1024
+#: CopyOutResponse, CopyDone, NoticeResponse, ParameterStatus, NotificationResponse.
+_PASSED_OVER = frozenset(b"HcNSA")
 #: Eight octets from a message's begin on, as a number: how many bits are not the header's, and how many the length.
 _UNUSED_BITS, _LENGTH_BITS = np.uint64(24), np.uint64(32)
 #: The header of a row, and of a row whose length's first octet is not zero.
@@ -186,6 +188,8 @@ class _SocketRows:
         self._buffer = _buffer(_BLOCK_BYTES)
         self._filled = 0
         self._error: ServerError | None = None
+        self._count = 0
+        self._is_complete = self._is_ready = False
 
     def read(self, made: socket.socket, sql: str) -> None:
         """Send the statement and read the answer to its end. Raise psycopg2.Error: the server's, or that it is gone.
@@ -193,14 +197,23 @@ class _SocketRows:
         The connection is idle: libpq has read all that came before, and nothing is left for it to read afterwards.
         """
         text = sql.encode() + b"\0"
-        _send(made, b"Q" + (len(text) + 4).to_bytes(4, "big") + text)
+        # A server that has closed the connection may have sent its reason before.
+        with suppress(psycopg2.OperationalError):
+            _send(made, b"Q" + (len(text) + 4).to_bytes(4, "big") + text)
         ended = False
         while not ended:
             pause = _PAUSE_SECONDS if self._filled > _FEW_BYTES else 0.0
             room = self._buffer[self._filled : -_HEADER].data
-            ended = self._is_ended(_until_ready(made, select.POLLIN, made.recv_into, room, pause))
+            try:
+                received = _until_ready(made, select.POLLIN, made.recv_into, room, pause)
+            except psycopg2.OperationalError as error:
+                self._take()
+                raise self._error or error from None
+            ended = self._is_ended(received)
         if self._error is not None:
             raise self._error
+        if not self._is_complete:
+            raise psycopg2.OperationalError("the server ended the COPY without saying that it is complete")
 
     def _is_ended(self, received: int) -> bool:
         if not self.has_reader:
@@ -208,18 +221,18 @@ class _SocketRows:
         self.arrivals += 1
         self._filled += received
         if received and self._filled < len(self._buffer) - _HEADER:
-            last = self._buffer[max(0, self._filled - len(_READY_MESSAGE)) : self._filled]
-            if last.tobytes() != _READY_MESSAGE:
+            last = self._buffer[max(0, self._filled - _LAST_OCTETS) : self._filled]
+            if _READY_HEADER not in last.tobytes() and not self._is_ready:
                 return False
-        ended = self._take()
+        ended = self._take() or (self._is_ready and not received)
         if not received and not ended:
             raise self._error or psycopg2.OperationalError("server closed the connection unexpectedly")
         return ended
 
     def _take(self) -> bool:
-        """Take the messages that are whole. Return whether the last of the answer was one of them."""
+        """Take the messages that are whole. Return whether the answer has ended, and nothing is left after it."""
         start, handed = 0, False
-        while True:
+        while not self._is_ready or start < self._filled:
             if (end := self._rows_end(start)) > start:
                 self.blocks.put(self._buffer[start:end].data)
                 start, handed = end, True
@@ -228,11 +241,10 @@ class _SocketRows:
                 self._keep(start, size, handed)
                 return False
             kind = int(self._buffer[start])
-            if kind == _READY:
-                return True
             if kind != _DATA:
                 self._control(kind, self._buffer[start + _HEADER : start + size].tobytes())
                 start += size
+        return True
 
     def _size(self, start: int) -> int:
         """Return the octets of the message; as long as its header is not whole, those of the header."""
@@ -268,6 +280,7 @@ class _SocketRows:
         count = len(starts) if is_next.all() else int(is_next.argmin())
         if not count:
             return start
+        self._count += count
         starts = starts[:count]
         np.ndarray(size - _HEADER + 1, "<u4", self._buffer, start, (1,))[starts] = _FIELD
         data[starts + _HEADER - 1] = _COMMA
@@ -285,9 +298,18 @@ class _SocketRows:
         self._buffer, self._filled = following, len(rest)
 
     def _control(self, kind: int, body: bytes) -> None:
-        if kind == _ERROR:
+        if kind == _READY:
+            self._is_ready = True
+        elif kind == _ERROR and not self._is_ready:
             self._error = ServerError(body)
-        elif kind not in _PASSED_OVER:
+        elif kind == _COMPLETE:
+            self._is_complete = True
+            rows = body.rstrip(b"\0").rpartition(b" ")[2]
+            if rows.isdigit() and int(rows) != self._count:
+                raise psycopg2.OperationalError(
+                    f"the server counts {int(rows):,} rows, and {self._count:,} came"
+                )
+        elif kind != _ERROR and kind not in _PASSED_OVER:
             raise psycopg2.OperationalError(f"a message of type {kind} came from the server in place of rows")
 
     def end(self) -> None:

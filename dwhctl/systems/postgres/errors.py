@@ -62,9 +62,14 @@ class ServerError(psycopg2.DatabaseError):
         self._fields = fields
 
     @property
-    def pgcode(self) -> str | None:  # type: ignore[override]  # psycopg2 lets nobody write it
+    def pgcode(self) -> str | None:  # type: ignore[override]  # read-only in psycopg2
         """The SQLSTATE."""
         return self._fields.get(b"C")
+
+    @property
+    def is_fatal(self) -> bool:
+        """Whether the server closes the connection."""
+        return self._fields.get(b"V", self._fields.get(b"S")) in ("FATAL", "PANIC")
 
     @property
     def diag(self) -> Any:  # type: ignore[override]

@@ -127,7 +127,9 @@ class PostgresPublication(Publication):
             self._client.run(delete_sql(self._table, where))
             for where in slice_conditions(slices, self._slice_by)
         )
-        if deleted < sum(self._held.get(slice_.shard, 0) for slice_ in slices):
+        held = sum(self._held.get(slice_.shard, 0) for slice_ in slices)
+        # A trigger may delete them in its own way.
+        if deleted < held and any(self.held_rows(slices).values()):
             raise catalog.kept_rows(self._table)
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
@@ -193,7 +195,11 @@ class PostgresRefresh(Refresh):
         )
 
     def delete(self) -> None:
-        self._client.query(f"DELETE FROM {quote_path(self._table)}")
+        table = quote_path(self._table)
+        self._client.query(f"DELETE FROM {table}")
+        _, may_keep = catalog.write_ways(self._client, table)
+        if may_keep and self._client.query(f"SELECT 1 FROM {table} LIMIT 1"):
+            raise catalog.kept_rows(self._table)
 
     def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
         wanted = TableColumns(self._table, names=columns, narrowed=narrowed)

@@ -261,6 +261,25 @@ def test_a_worker_that_closes_at_the_last_moment_is_kept(
     assert slots.try_take("server_0") is not None
 
 
+def test_a_worker_that_is_ended_while_its_answer_comes_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer's thread had taken it off the list of those that close; then the run ended with a KeyError."""
+    slots = Slots(tmp_path, {"server_0": 1, WORKERS: 1})
+    pool = WorkerPool(1, Silent, slots)
+    worker = pool.take()
+    assert isinstance(worker, Silent)
+    pool._kept[worker] = KeptSlots(("server_0", "dwh"), (slots.try_take("server_0"), None))
+    pool.close_kept(worker)
+    ended = worker.kill
+    # As when the answer's thread is in the middle of its work.
+    monkeypatch.setattr(worker, "kill", lambda: (pool._closing.setdefault(worker, 0.0), ended())[0])
+    pool.dismiss(worker)
+    after = pool.take()
+    assert after is not None
+    assert after is not worker
+
+
 def test_the_slots_of_a_worker_that_ends_are_released_after_it(tmp_path: Path) -> None:
     slots = Slots(tmp_path, {"server_0": 1, WORKERS: 1})
     pool = WorkerPool(1, ready_server().fork, slots)

@@ -221,3 +221,17 @@ def test_one_command_accepts_all_sources_that_shrank(project: Project) -> None:
     assert (
         group.command == f"dwhctl load orders --date {DAY} --shard city_000 --shard city_001 --allow-shrink"
     )
+
+
+def test_the_command_that_accepts_shrunken_sources_is_for_these_only(project: Project) -> None:
+    """--only-failed --allow-shrink also accepted what failed for another reason, such as a server that is down."""
+    many = [failed(f"city_{number:03}", "ShrunkSourceError") for number in range(12)]
+    [group] = group_failures(project, many)
+    assert group.command.count("--shard") == 12
+    assert "--only-failed" not in group.command
+    some = [*many[:3], replace(many[3], day=DAY - timedelta(days=1))]
+    [group] = group_failures(project, some)
+    assert (group.advice, group.command) == (
+        "see whether that is right for each of them: its message has the command",
+        "",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import tracemalloc
 from decimal import Decimal
 from typing import Any
@@ -13,7 +14,10 @@ import pytest
 from dwhctl.core.errors import QueryError, SourceError
 from dwhctl.project.endpoint import Endpoint, path_steps
 from dwhctl.systems.http import records
+from dwhctl.systems.http.paginators import linked
 from dwhctl.systems.http.records import JsonRecords, csv_records, find_all
+from dwhctl.systems.http.source import _field
+from dwhctl.systems.http.types import MISSING
 
 
 def read(body: str | bytes, selector: str, *paths: str) -> tuple[list[Any], Any]:
@@ -53,6 +57,13 @@ def test_records_are_streamed_and_the_rest_is_kept(selector: str) -> None:
 )  # fmt: skip
 def test_selectors(body: str, selector: str, expected: list[Any]) -> None:
     assert read(body, selector)[0] == expected
+
+
+def test_records_at_a_path_that_comes_twice_are_refused() -> None:
+    """The rows of both were taken."""
+    with pytest.raises(QueryError, match=r"has items of data_selector data\.items more than once"):
+        read('{"data": {"items": [{"id": 1}], "items": [{"id": 2}]}}', "data.items")
+    assert read('{"data": [{"items": [1]}, {"items": [2]}]}', "data[*].items")[0] == [1, 2]
 
 
 def test_a_cursor_inside_of_the_records_is_found() -> None:
@@ -163,7 +174,15 @@ def test_csv_that_is_not_what_was_declared_is_refused(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b'id,v\n1,"a\n', b'id,v\n1,"a ""b""\n2,c\n', b'id,v\n"1', b'id,v\n1,"' + b"x" * 200_000]
+    "body",
+    [
+        b'id,v\n1,"a\n',
+        b'id,v\n1,"a ""b""\n2,c\n',
+        b'id,v\n"1',
+        b'id,v\n1,"' + b"x" * 200_000,
+        b'id\n1\n"',
+        b'id,v\n1,"a"b\n2,"c',
+    ],
 )
 def test_csv_that_ends_within_quotes_is_not_whole(body: bytes) -> None:
     with pytest.raises(SourceError, match="ends within a quoted value"):
@@ -171,6 +190,36 @@ def test_csv_that_ends_within_quotes_is_not_whole(body: bytes) -> None:
 
 
 def test_quotes_within_csv_are_no_end() -> None:
-    body = b'id,v\n1,a"b\n2,"a ""q"",\n"\n3,""\n4,"x"\n'
+    body = b'id,v\n1,a"b\n2,"a ""q"",\n"\n3,""\n4,"x"y\n5,"z"'
     found = list(csv_records(Endpoint(format="csv"), io.BytesIO(body), {"id": False, "v": False}))
-    assert [record["v"] for record in found] == ['a"b', 'a "q",\n', "", "x"]
+    assert [record["v"] for record in found] == ['a"b', 'a "q",\n', "", "xy", "z"]
+
+
+@pytest.mark.parametrize("end", ['"', "<", ", <"])
+@pytest.mark.parametrize("part", [";a='x'", ";a", "; a = b ", ';a="\\"'])
+def test_a_header_link_of_a_hostile_server_is_read_at_once(part: str, end: str) -> None:
+    """Each parameter doubled the time: forty of them took days, which no timeout ended."""
+    began = time.process_time()
+    with pytest.raises(QueryError):
+        linked(f"<u>{part * 5_000}{end}", "next")
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("header", "url"),
+    [
+        ("<u>; rel=next;", "u"),
+        ("<u>;; rel=next ; , <v>", "u"),
+        ('<u>; rel="next"; rel="prev"', "u"),
+        ('<u>; rel="prev"; rel="next"', None),
+    ],
+)
+def test_a_link_of_an_odd_form(header: str, url: str | None) -> None:
+    """RFC 8288: empty parameters are passed over, and the first `rel` is meant."""
+    assert linked(header, "next") == url
+
+
+def test_a_record_that_is_null_has_no_fields() -> None:
+    """It was a row of NULLs."""
+    assert _field(None, ["id"]) is MISSING
+    assert _field({"a": None}, ["a", "b"]) is None
