@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -223,13 +223,14 @@ class SliceParts:
 
 
 class SliceStarter:
-    """Turns jobs into attempts. `blocked` and `lacking` are those of the loop."""
+    """Turns jobs into attempts. `blocked` and `lacking` are those of the loop. A `wanted` connection is not kept."""
 
     def __init__(
         self, project: Project, parts: SliceParts, jobs: JobQueue[SliceJob], attempts: Attempts, slots: Slots
     ) -> None:
         self.blocked = False
         self.lacking: tuple[str, ...] = ()
+        self.wanted: Collection[str] = ()
         self._start_wait = Wait(first=_SLOW_START_SECONDS)
         self._project = project
         self._jobs = jobs
@@ -306,19 +307,15 @@ class SliceStarter:
 
     def order(self, attempt: SliceAttempt, table: TargetTable) -> StageOrder:
         """Return the order of the whole slice. Raise ConfigError or AttemptError."""
-        planned = attempt.job.planned
-        load = planned.load
-        query = render_extract(self._project, load, planned.shard, planned.slice)
-        direct = attempt.job.direct
-        group = self._groups.take(load, planned.slice.day, attempt.token, time.monotonic(), direct=direct)
-        attempt.runner.group = group
+        planned, group = attempt.job.planned, attempt.runner.group
+        assert group is not None
+        load, shard = planned.load, planned.shard.name
         fills = load.on_new_column == "add"
-        shard = planned.shard.name
         return StageOrder(
             slice=planned.slice,
             shard=planned.shard,
             source=self._project.connections[planned.shard.connection],
-            query=query,
+            query=render_extract(self._project, load, planned.shard, planned.slice),
             key=load.key,
             slice_by=load.slice_by,
             table=table,
@@ -328,7 +325,7 @@ class SliceStarter:
             fill_missing=fills,
             delivered=Delivered(shard, self._delivered.of(load, shard)) if fills else None,
             login_known=self._breaker.login_known(planned.shard.connection),
-            direct=direct,
+            direct=attempt.job.direct,
             keep=self._keep(attempt),
         )
 
@@ -342,7 +339,7 @@ class SliceStarter:
         return source, target
 
     def _is_wanted(self, name: str) -> bool:
-        return self._publisher.waits_for == name or self._slots.is_wanted(name)
+        return name in self.wanted or self._publisher.waits_for == name or self._slots.is_wanted(name)
 
     def end_direct(self, attempt: SliceAttempt) -> None:
         """Release the worker and the slots of an attempt after its publication, if it was direct."""
@@ -388,8 +385,11 @@ class SliceStarter:
             return None
         self._breaker.started(job, now)
         runner = InWorker(worker, slots_waited=job.seconds_waited(now))
-        expires_at = now + job.config.timeout.total_seconds()
-        return SliceAttempt(job, runner, tuple(taken), now, expires_at, bytes=0)
+        timeout = job.config.timeout.total_seconds()
+        attempt = SliceAttempt(job, runner, tuple(taken), now, now + timeout, bytes=0)
+        # Not when its order is written: whether it begins a group must be as `may_start` found it.
+        runner.group = self._groups.take(job.config, job.day, attempt.token, now, direct=job.direct)
+        return attempt
 
     def _has_waited(self, job: SliceJob, now: float) -> bool:
         """Return whether a source that has not yet worked had the time to refuse the last attempt."""

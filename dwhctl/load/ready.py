@@ -123,6 +123,8 @@ class ReadyChecks:
     ) -> None:
         self.jobs = jobs
         self.blocked = False
+        #: The connections of which a check lacks a slot: workers that keep some leave them to it.
+        self.lacking: set[str] = set()
         self._project = project
         self._breaker = breaker
         self._loop = loop
@@ -139,6 +141,7 @@ class ReadyChecks:
         self._expire(now)
         self.jobs.wake(now, first=False)
         self.blocked = False
+        self.lacking.clear()
         taken: list[ReadyCheck] = []
 
         def may_start(job: SliceJob) -> bool:
@@ -148,9 +151,12 @@ class ReadyChecks:
             if not self._breaker.may_start(check, now) or not self._has_room(check, now):
                 return False
             check.slot = self._loop.slots.try_take(job.connection)
-            self.blocked |= check.slot is None
-            taken.extend([check] if check.slot else [])
-            return check.slot is not None
+            if check.slot is None:
+                self.blocked = True
+                self.lacking.add(job.connection)
+                return False
+            taken.append(check)
+            return True
 
         while len(self._running) < _MOST_CHECKS and self.jobs.pop(may_start) is not None:
             self._start(taken.pop(), now)

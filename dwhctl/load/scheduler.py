@@ -84,6 +84,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._unready: JobQueue[SliceJob] = JobQueue(job for job in usable if job.config.ready is not None)
         self._ready = ReadyChecks(project, self._unready, parts.breaker, self) if self._unready else None
         self._starter = SliceStarter(project, parts, self.jobs, self.attempts, self.slots)
+        if self._ready is not None:
+            self._starter.wanted = self._ready.lacking
         self._workers = PartWorkers(parts, self.slots, lambda *done: self.events.put(Staged(*done)))
         #: Attempts that wait until their group is open.
         self._unordered: dict[str, SliceAttempt] = {}

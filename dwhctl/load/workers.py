@@ -279,7 +279,9 @@ class WorkerPool:
     def close_idle(self) -> None:
         """Have every idle worker close what it keeps: there is nothing for it to do. End those that are long at it."""
         for worker, since in list(self._closing.items()):
-            if time.monotonic() - since > _CLOSE_SECONDS:
+            is_late = time.monotonic() - since > _CLOSE_SECONDS
+            # One that has closed them meanwhile is idle.
+            if is_late and self._closing.pop(worker, None) is not None:
                 self.dismiss(worker)
         for worker in [worker for worker in self._idle if worker in self._kept]:
             self._idle.remove(worker)

@@ -264,7 +264,8 @@ _POLL_SECONDS = 0.02
 def end_sessions(client: CopyClient, wanted: str, *, and_longer: bool = False) -> None:
     """End the other sessions with this label, and wait until they are gone.
 
-    With `and_longer` also those whose label continues with a colon. A user can always end its own role's sessions.
+    With `and_longer` also those whose label continues with a colon. A user can always end its own sessions, but not as
+    the role that ALTER ROLE ... SET role may have given it at its login.
     Raise TargetError when they do not end within half a minute, or the client's timeout.
     """
     where = f"application_name = {literal(wanted)}"
@@ -272,8 +273,9 @@ def end_sessions(client: CopyClient, wanted: str, *, and_longer: bool = False) -
         where += f" OR left(application_name, {len(wanted) + 1}) = {literal(wanted + ':')}"
     until = time.monotonic() + min(_END_SECONDS, client.timeout or _END_SECONDS)
     while left := client.query(
+        "SET LOCAL ROLE NONE; "
         "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND"
-        f" usename = current_user AND pid <> pg_backend_pid() AND ({where})"
+        f" usename = session_user AND pid <> pg_backend_pid() AND ({where})"
     ):
         if time.monotonic() > until:
             raise TargetError(f"{len(left)} sessions of {wanted} do not end")

@@ -51,6 +51,8 @@ _SETTINGS = (
 )
 #: In older versions a statement whose client is gone runs to its next row.
 _CHECKS_CLIENT = 140_000
+#: What a trigger did at the login is undone by DISCARD ALL, and would not be done again.
+_LOGIN_TRIGGERS = 170_000, "SELECT 1 FROM pg_event_trigger WHERE evtevent = 'login' AND evtenabled <> 'D'"
 
 
 class _Watch:
@@ -177,6 +179,9 @@ class CopyClient:
             self.interrupt()
         with source.closed_on_error(self):
             self.query(self._all_settings())
+            since, triggers = _LOGIN_TRIGGERS
+            if self._keep and self.raw.server_version >= since and self.query(triggers):
+                self._keep = False
 
     def _all_settings(self) -> str:
         # Not by a query on pg_settings: it takes as long as the login.
