@@ -41,7 +41,7 @@ class NoopSource:
     def __exit__(self, *_exc: object) -> None:
         pass
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """There is nothing to close."""
 
     def columns(self, _query: Query) -> Sequence[Column]:
