@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
@@ -220,14 +220,22 @@ class Silent(Worker):
         self.answer.set_exception(RuntimeError("killed"))
 
 
-def test_a_worker_that_does_not_close_its_connections_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slots = Slots(tmp_path, {"server_0": 1, WORKERS: 1})
-    pool = WorkerPool(1, Silent, slots)
+def pool_with_kept(
+    folder: Path, make: Callable[[], Worker | None] = Silent
+) -> tuple[Slots, WorkerPool, Worker]:
+    """Give a pool whose only worker keeps a connection to server_0, which has one slot."""
+    slots = Slots(folder, {"server_0": 1, WORKERS: 1})
+    pool = WorkerPool(1, make, slots)
     worker = pool.take()
     assert worker is not None
     pool._kept[worker] = KeptSlots(("server_0", "dwh"), (slots.try_take("server_0"), None))
+    return slots, pool, worker
+
+
+def test_a_worker_that_does_not_close_its_connections_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots, pool, worker = pool_with_kept(tmp_path)
     assert pool.close_kept(worker)
     assert pool.take() is None, "it is at it"
     assert slots.try_take("server_0") is None
@@ -242,11 +250,8 @@ def test_a_worker_that_does_not_close_its_connections_is_ended(
 def test_a_worker_that_closes_at_the_last_moment_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slots = Slots(tmp_path, {"server_0": 1, WORKERS: 1})
-    pool = WorkerPool(1, Silent, slots)
-    worker = pool.take()
+    slots, pool, worker = pool_with_kept(tmp_path)
     assert isinstance(worker, Silent)
-    pool._kept[worker] = KeptSlots(("server_0", "dwh"), (slots.try_take("server_0"), None))
     assert pool.close_kept(worker)
 
     def too_late() -> float:
@@ -265,11 +270,8 @@ def test_a_worker_that_is_ended_while_its_answer_comes_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer's thread had taken it off the list of those that close; then the run ended with a KeyError."""
-    slots = Slots(tmp_path, {"server_0": 1, WORKERS: 1})
-    pool = WorkerPool(1, Silent, slots)
-    worker = pool.take()
+    _, pool, worker = pool_with_kept(tmp_path)
     assert isinstance(worker, Silent)
-    pool._kept[worker] = KeptSlots(("server_0", "dwh"), (slots.try_take("server_0"), None))
     pool.close_kept(worker)
     ended = worker.kill
     # As when the answer's thread is in the middle of its work.
@@ -281,11 +283,7 @@ def test_a_worker_that_is_ended_while_its_answer_comes_is_not_used(
 
 
 def test_the_slots_of_a_worker_that_ends_are_released_after_it(tmp_path: Path) -> None:
-    slots = Slots(tmp_path, {"server_0": 1, WORKERS: 1})
-    pool = WorkerPool(1, ready_server().fork, slots)
-    worker = pool.take()
-    assert worker is not None
-    pool._kept[worker] = KeptSlots(("server_0", "dwh"), (slots.try_take("server_0"), None))
+    slots, pool, worker = pool_with_kept(tmp_path, ready_server().fork)
     pool.dismiss(worker)
     assert slots.try_take("server_0") is not None
     pool.dismiss_all()
