@@ -160,6 +160,8 @@ _EXIT_CODES = {
     signal.SIGTERM: ExitCode.TERMINATED,
     signal.SIGHUP: ExitCode.TERMINATED,  # its terminal was closed
 }
+#: The signals that end a command.
+ENDING_SIGNALS = frozenset(_EXIT_CODES)
 
 
 class Signals:

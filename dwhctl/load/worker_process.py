@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dwhctl.core.secrets import mask_python
+from dwhctl.core.waiting import ENDING_SIGNALS
 from dwhctl.load.worker_server import FORK, REPLY, REQUEST, START
 from dwhctl.load.workers import keep_pandas_out
 from dwhctl.project.connections import SYSTEMS
@@ -55,8 +56,11 @@ def modules_of(sources: Collection[str], targets: Collection[str]) -> list[str]:
 def serve(control: int, run: int, *again: str) -> NoReturn:
     """Import what every worker needs, and serve the run until it closes its end of the socket; `run` is its pid."""
     _end_with(run)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # A terminal, a service manager and `kill -- -GROUP` send them to the run as well. It ends the workers, and records
+    # why: a worker that ends first is a dead worker to the run, with another reason and perhaps a retry.
+    for number in ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
     os.set_inheritable(control, False)
     mask_python()
     gc.disable()

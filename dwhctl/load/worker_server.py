@@ -28,6 +28,7 @@ from typing import TypeVar
 
 from dwhctl.core.errors import WorkersError
 from dwhctl.core.files import closed_to
+from dwhctl.core.waiting import ENDING_SIGNALS
 
 _T = TypeVar("_T")
 #: What the run asks the server for: START, with the length of the order that follows; FORK, with the worker's end of
@@ -164,7 +165,7 @@ class WorkerServer:
     def _start_process(self) -> None:
         self._control, theirs = socket.socketpair()
         try:
-            with theirs, _without_ctrl_c():
+            with theirs, _without_signals():
                 self._process = subprocess.Popen(
                     _command(theirs.fileno()),
                     stdin=subprocess.DEVNULL,
@@ -262,9 +263,9 @@ def _workers_error(error: OSError) -> WorkersError:
 
 
 @contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Block SIGINT while a process starts, until it ignores the signal itself."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _without_signals() -> Iterator[None]:
+    """Block the signals that end a command while a process starts, until it ignores them itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     try:
         yield
     finally:

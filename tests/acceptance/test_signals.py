@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from dwhctl.sessions import State
-from tests.support.faulty import Faults, flocked, held_locks, reader_of, wait_for_end, wait_until
+from tests.support.faulty import (
+    Faults,
+    flocked,
+    held_locks,
+    processes_of_group,
+    reader_of,
+    wait_for_end,
+    wait_until,
+)
 from tests.support.projects import DAY, Sandbox
 
 LOAD = ("load", "--date", str(DAY))
@@ -113,6 +121,21 @@ def test_while_workers_hang(
     assert "interrupted before its end" in out
     assert_interrupted(sandbox, ["abakan", "achinsk"])
     load_well(sandbox)
+
+
+def test_a_signal_to_the_workers_alone_changes_nothing(sandbox: Sandbox, faults: Faults) -> None:
+    """The whole group gets it: a worker that ends before the run has heard of it would be a dead worker to the run."""
+    process = sandbox.start(*LOAD, env=faults.at("stage.extract", "pause", until=2).env())
+    faults.wait_for("stage.extract", nth=2)
+    others = [pid for pid in processes_of_group(process.pid) if pid != process.pid]
+    assert len(others) == 3
+    for pid in others:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(pid, number)
+    faults.go_on()
+    wait_for_end(process)
+    assert process.returncode == 0
+    assert {(one.state, one.attempt) for one in sandbox.sessions_newest_first()} == {(State.LOADED, 1)}
 
 
 @pytest.mark.parametrize(("send", "code"), [WAYS[1], WAYS[2]])
