@@ -24,11 +24,11 @@ from dwhctl.core.errors import (
     ConfigError,
 )
 from dwhctl.core.links import mask_logs
+from dwhctl.project.model import AppriseAlert, Project
 
 if TYPE_CHECKING:
     from apprise import Apprise
 
-    from dwhctl.project.model import AppriseAlert, Project
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://\S+", re.IGNORECASE | re.ASCII)
 _FURTHER = re.compile(r",[a-z][a-z0-9+.-]*://", re.IGNORECASE | re.ASCII)

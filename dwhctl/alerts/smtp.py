@@ -17,7 +17,8 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, getaddresses, make_msgid
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any
+from io import BufferedReader
+from typing import Any
 
 from dwhctl.alerts.message import Message, Page, Receipt, clipped, counted, shown
 from dwhctl.alerts.transport import Exchange, ExchangeFailure, Timeouts, check_authorities
@@ -31,12 +32,8 @@ from dwhctl.core.errors import (
 from dwhctl.core.links import AnswerTooLongError, cause_of
 from dwhctl.core.secrets import remember
 from dwhctl.core.words import nothing_shown, quoted
+from dwhctl.project.model import EmailAlert, Project
 from dwhctl.project.templates import render_text
-
-if TYPE_CHECKING:
-    from io import BufferedReader
-
-    from dwhctl.project.model import EmailAlert, Project
 
 #: SMTP takes many round trips, and some servers make unknown senders wait.
 TIMEOUTS = Timeouts(total=60.0)

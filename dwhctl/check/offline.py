@@ -7,32 +7,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dwhctl.alerts.channels import open_channel, render
 from dwhctl.alerts.digest import sample_digests
+from dwhctl.core.columns import Column
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import SHORTEST
 from dwhctl.core.sql import find_binds, same_but_comments, split_statements
 from dwhctl.load.staging import MAX_SLICES
-from dwhctl.project.days import format_duration, make_slice, resolve_day
+from dwhctl.project.days import Slice, format_duration, make_slice, resolve_day
 from dwhctl.project.fields import leaves
 from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Alert, Project
 from dwhctl.project.names import declared_at, report_sql
 from dwhctl.project.parts import by_ranges, check_split, time_parts
-from dwhctl.project.problems import MAIN, line_of
+from dwhctl.project.problems import MAIN, Place, line_of
 from dwhctl.project.query import Query
 from dwhctl.project.templates import render_extract, render_file, render_ready, render_text
 from dwhctl.runtime.new_tables import TableColumnsFinder
 from dwhctl.runtime.slots import slots_of
 from dwhctl.systems.base.system import TargetOptions, system_of
 from dwhctl.systems.base.target import Statement, TableColumns, Target
-
-if TYPE_CHECKING:
-    from dwhctl.core.columns import Column
-    from dwhctl.project.days import Slice
-    from dwhctl.project.problems import Place
 
 
 @contextmanager

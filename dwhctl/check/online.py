@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import SERVICE_FIELDS, Column
 from dwhctl.core.errors import (
@@ -31,6 +30,7 @@ from dwhctl.load.part_steps import split_column
 from dwhctl.load.ready import is_true
 from dwhctl.project.days import make_slice, resolve_day
 from dwhctl.project.loads import Load, Report, Shard
+from dwhctl.project.model import Project
 from dwhctl.project.names import RowSource, report_sql
 from dwhctl.project.templates import render_extract, render_ready
 from dwhctl.refresh.transaction import common_columns
@@ -44,9 +44,6 @@ from dwhctl.systems.base.ddl import new_table
 from dwhctl.systems.base.system import SourceOptions, system_of
 from dwhctl.systems.base.target import StagingGroup, Target
 from dwhctl.verify.findings import unknown_rows, what_to_do
-
-if TYPE_CHECKING:
-    from dwhctl.project.model import Project
 
 _TIMEOUT_SECONDS = 30.0
 _SHOWN_SHARDS = 5

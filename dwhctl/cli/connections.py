@@ -30,13 +30,12 @@ from dwhctl.cli.common.output import counted, say, tell
 from dwhctl.core.errors import ConfigError, ExitCode
 from dwhctl.core.secrets import MASKED
 from dwhctl.core.words import one_line
-from dwhctl.project.connections import ignored_systems
+from dwhctl.project.connections import Connection, ignored_systems
 from dwhctl.project.find import find_project
+from dwhctl.project.model import Project
 
 if TYPE_CHECKING:
     from dwhctl.check.online import CheckFinding
-    from dwhctl.project.connections import Connection
-    from dwhctl.project.model import Project
 
 
 LIST: Listing[tuple[object, ...]] = Listing(

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
 
 import click
 
@@ -24,14 +23,11 @@ from dwhctl.cli.common.options import (
 from dwhctl.cli.common.output import counted, say, tell
 from dwhctl.core.errors import ExitCode, UsageError
 from dwhctl.project.days import resolve_day
+from dwhctl.project.model import Project
 from dwhctl.project.names import with_shadow
 from dwhctl.verify.findings import Check, FoldedFinding, SliceComparison, fold
 from dwhctl.verify.last import repair_command
 from dwhctl.verify.run import VerifyReport, VerifyRequest, verify, verify_against
-
-if TYPE_CHECKING:
-    from dwhctl.project.model import Project
-
 
 FOLDED: Listing[tuple[object, ...]] = Listing("load", "check", ListingColumn("what", is_text=True))
 VERIFY: Listing[tuple[object, ...]] = Listing(

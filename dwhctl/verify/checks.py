@@ -5,37 +5,34 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from dwhctl.core.columns import Column
 from dwhctl.core.errors import AttemptError, ConfigError, QueryError, SourceError, TargetRefusedError
 from dwhctl.core.sql import find_binds
 from dwhctl.project.connections import SYSTEMS
+from dwhctl.project.days import Slice
+from dwhctl.project.loads import Load, Shard
+from dwhctl.project.model import Project
 from dwhctl.project.query import Query
 from dwhctl.project.templates import render_extract
 from dwhctl.runtime.fanout import AnyCheck, FanOut, Heartbeat, RemoteCheck
+from dwhctl.runtime.plan import PlannedSlice
 from dwhctl.runtime.prepare import targets_of
 from dwhctl.runtime.slots import slots_of
 from dwhctl.systems.base.fingerprint import Measure
+from dwhctl.systems.base.inspection import Inspection
+from dwhctl.systems.base.source import Source
 from dwhctl.systems.base.system import SourceOptions, system_of
-
-if TYPE_CHECKING:
-    from dwhctl.core.columns import Column
-    from dwhctl.project.days import Slice
-    from dwhctl.project.loads import Load, Shard
-    from dwhctl.project.model import Project
-    from dwhctl.runtime.plan import PlannedSlice
-    from dwhctl.systems.base.inspection import Inspection
-    from dwhctl.systems.base.source import Source
-    from dwhctl.systems.base.target import Target
+from dwhctl.systems.base.target import Target
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer", covariant=True)
 Found = TypeVar("Found")
 Content = TypeVar("Content")
 
-if TYPE_CHECKING:
-    ReadSource = Callable[[Source, Query, PlannedSlice], Found]
-    ReadTable = Callable[[Sequence[PlannedSlice], Inspection, Heartbeat], Answer]
+ReadSource = Callable[[Source, Query, PlannedSlice], Found]
+ReadTable = Callable[[Sequence[PlannedSlice], Inspection, Heartbeat], Answer]
 
 _NAME = r'(?:[^\W\d][\w@#$]*|"(?:[^"]|"")+"|\[(?:[^\]]|\]\])+\])'
 _COLUMN = rf"{_NAME}(?:\.{_NAME})*"

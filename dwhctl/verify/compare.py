@@ -15,10 +15,15 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import chain
-from typing import TYPE_CHECKING
 
+from dwhctl.core.errors import AttemptError
 from dwhctl.project.days import FIRST_DAY, LAST_DAY, Slice
+from dwhctl.project.loads import Load
+from dwhctl.project.model import Project
+from dwhctl.runtime.plan import PlannedSlice
+from dwhctl.sessions.store import SessionStore
 from dwhctl.sessions.values import LastSession, State, is_complete
+from dwhctl.systems.base.fingerprint import Fingerprint, Measure
 from dwhctl.verify.checks import SliceReader
 from dwhctl.verify.findings import (
     Check,
@@ -32,15 +37,7 @@ from dwhctl.verify.findings import (
     result_of,
 )
 
-if TYPE_CHECKING:
-    from dwhctl.core.errors import AttemptError
-    from dwhctl.project.loads import Load
-    from dwhctl.project.model import Project
-    from dwhctl.runtime.plan import PlannedSlice
-    from dwhctl.sessions.store import SessionStore
-    from dwhctl.systems.base.fingerprint import Fingerprint, Measure
-
-    Sessions = Mapping[Slice, LastSession | None]
+Sessions = Mapping[Slice, LastSession | None]
 
 _MOST_ROUNDS = 3
 

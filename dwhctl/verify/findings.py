@@ -9,22 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
+from dwhctl.core.errors import AttemptError
 from dwhctl.core.secrets import mask
 from dwhctl.core.words import escaped
 from dwhctl.monitor.coverage import Gap, fold_shards
 from dwhctl.project.fields import name_problem
+from dwhctl.project.loads import Load
+from dwhctl.project.model import Project
+from dwhctl.runtime.plan import PlannedSlice
 from dwhctl.sessions.values import LastSession, State
-
-if TYPE_CHECKING:
-    from dwhctl.core.errors import AttemptError
-    from dwhctl.project.loads import Load
-    from dwhctl.project.model import Project
-    from dwhctl.runtime.plan import PlannedSlice
-    from dwhctl.systems.base.fingerprint import Fingerprint, Measure
-    from dwhctl.systems.base.inspection import Cut, Differing, Duplicates
-
+from dwhctl.systems.base.fingerprint import Fingerprint, Measure
+from dwhctl.systems.base.inspection import Cut, Differing, Duplicates
 
 #: How many keys of a side are shown.
 KEYS_SHOWN = 3

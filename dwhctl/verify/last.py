@@ -8,17 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
 from dwhctl.core.files import inside, read_bytes, write_whole
+from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
 from dwhctl.runtime.locks import StateDir
 from dwhctl.verify.findings import SliceComparison
-
-if TYPE_CHECKING:
-    from dwhctl.project.model import Project
 
 #: So many shards with a difference are listed.
 _MOST_SHARDS = 5

@@ -13,22 +13,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dwhctl.core.errors import AttemptError
+from dwhctl.project.days import Slice
+from dwhctl.project.query import Query
+from dwhctl.runtime.fanout import Heartbeat
+from dwhctl.runtime.plan import PlannedSlice
+from dwhctl.systems.base.fingerprint import Measure, Write
 from dwhctl.systems.base.inspection import CUT_CHARACTERS, Differing, Example, Inspection, Pieces, read_pieces
+from dwhctl.systems.base.source import Source
 from dwhctl.verify.checks import SliceReader, batches
 from dwhctl.verify.findings import KEYS_SHOWN, Explanation, column_differs, listed_keys
 
-if TYPE_CHECKING:
-    from dwhctl.core.errors import AttemptError
-    from dwhctl.project.days import Slice
-    from dwhctl.project.query import Query
-    from dwhctl.runtime.fanout import Heartbeat
-    from dwhctl.runtime.plan import PlannedSlice
-    from dwhctl.systems.base.fingerprint import Measure, Write
-    from dwhctl.systems.base.source import Source
-
-    _Rows = Sequence[Sequence[Any]]
+_Rows = Sequence[Sequence[Any]]
 
 #: In so many slices of a load the rows are searched.
 MOST_SLICES = 30

@@ -17,8 +17,11 @@ from typing import TextIO
 import click
 
 from dwhctl.cli.common.options import Settings, use_project
-from dwhctl.core.errors import DwhctlError, ExitCode, InternalError, Interrupted, UsageError
+from dwhctl.cli.common.output import CANNOT_WRITE, begin_output, has_result, silence, tell
+from dwhctl.core.errors import ConfigError, DwhctlError, ExitCode, InternalError, Interrupted, UsageError
+from dwhctl.core.files import denied
 from dwhctl.core.waiting import Waiting, announced
+from dwhctl.core.words import SCHEDULED, one_line, shown_command, shown_time, without_arguments
 
 PROGRAM = "dwhctl"
 COMPLETION = "_DWHCTL_COMPLETE"
@@ -70,7 +73,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         _write_any_character(stream)
     given = list(sys.argv[1:] if arguments is None else arguments)
-    _begin_output()
+    begin_output()
     try:
         with announced(lambda waiting: _show_wait(waiting, settings)):
             code = _invoke(command, given, settings)
@@ -80,18 +83,18 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         return ending.exit_code
     except click.ClickException as error:
         shown, message = _without_values(error, given)
-        _tell(shown)
+        tell(shown)
         _show_error(given, UsageError.__name__, message, error.exit_code)
         return _notified(error.exit_code, given, message, settings)
     except (click.Abort, KeyboardInterrupt, Interrupted) as stop:
-        _tell("Error: interrupted")
+        tell("Error: interrupted")
         code = stop.exit_code if isinstance(stop, Interrupted) else ExitCode.INTERRUPTED
         _show_error(given, Interrupted.__name__, "interrupted", code)
         return code
     except Exception as error:
         code, problems = _end(error, debug=settings.debug)
         if problems:
-            _tell(_listed(problems))
+            tell(_listed(problems))
             _show_error(given, _class_of(error), "\n".join(problems), code)
         return _notified(code, given, str(error), settings)
 
@@ -99,15 +102,11 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
 def _show_wait(waiting: Waiting, settings: Settings) -> None:
     """Write what a command waits for; a run shows it in its progress instead."""
     if waiting.text and not settings.quiet:
-        from dwhctl.core.words import one_line, shown_time
-
-        _tell(f"{shown_time()} {one_line(waiting.text)}")
+        tell(f"{shown_time()} {one_line(waiting.text)}")
 
 
 def _without_values(error: click.ClickException, arguments: Sequence[str]) -> tuple[str, str]:
     """Return click's text on wrong usage, whole and as a message, without the arguments: they may be secrets."""
-    from dwhctl.core.words import without_arguments
-
     text = io.StringIO()
     error.show(file=text)
     return (
@@ -134,14 +133,12 @@ def _end(error: Exception, *, debug: bool) -> tuple[ExitCode, list[str]]:
     if debug:
         import traceback
 
-        _tell("".join(traceback.format_exception(error)).rstrip())
+        tell("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, DwhctlError):
         # Not `splitlines`: a separator of lines in a server's text begins no problem of its own.
         lines = [line for line in str(error).split("\n") if line.strip()]
         return error.exit_code, lines or [type(error).__name__]
     if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM and error.filename is not None:
-        from dwhctl.core.files import denied
-
         path = os.fsdecode(error.filename)
         remedy = denied(Path(path)) if isinstance(error, PermissionError) else _OF_THE_SYSTEM[error.errno]
         return ExitCode.FAILED, [f"{path}: {error.strerror}; {remedy}"]
@@ -152,8 +149,6 @@ def _end(error: Exception, *, debug: bool) -> tuple[ExitCode, list[str]]:
 
 
 def _without_output(error: OSError) -> tuple[ExitCode, list[str]]:
-    from dwhctl.cli.common.output import CANNOT_WRITE, silence
-
     silence(sys.stdout)
     if isinstance(error, BrokenPipeError):  # the reader has gone
         return ExitCode.DONE, []
@@ -173,8 +168,6 @@ def _class_of(error: Exception) -> str:
 
 def _show_error(arguments: Sequence[str], error_class: str, message: str, code: int) -> None:
     """With `--format json` write the error to stdout as an object, unless the command has written its result."""
-    from dwhctl.cli.common.output import has_result
-
     if not _wants_json(arguments) or has_result():
         return
     from dwhctl.cli.common.objects import ErrorObject, ErrorPart, show_object
@@ -195,18 +188,6 @@ def _wants_json(arguments: Sequence[str]) -> bool:
         elif word.startswith("--format="):
             form = word.partition("=")[2]
     return form == "json"
-
-
-def _begin_output() -> None:
-    from dwhctl.cli.common.output import begin_output
-
-    begin_output()
-
-
-def _tell(text: str) -> None:
-    from dwhctl.cli.common.output import tell
-
-    tell(text)
 
 
 def _came_from_writing(error: BaseException) -> bool:
@@ -255,22 +236,18 @@ _WORKING = {"load": "load", "refresh-reports": "refresh", "watch": "watch"}
 def _notified(code: int, arguments: Sequence[str], message: str, settings: Settings) -> int:
     """Return the exit code; when it is 2 and a scheduler started the command, notify the channels first."""
     if code == ExitCode.USAGE and _is_scheduled(arguments):
-        from dwhctl.core.words import one_line
-
         try:
             for line in _notify(arguments, message, settings):
-                _tell(one_line(line))
+                tell(one_line(line))
         except (Interrupted, KeyboardInterrupt):
-            _tell("interrupted while the alerts were sent")
+            tell("interrupted while the alerts were sent")
         except Exception as error:
-            _tell(one_line(f"the alerts cannot be sent: {type(error).__name__}: {error}"))
+            tell(one_line(f"the alerts cannot be sent: {type(error).__name__}: {error}"))
     return code
 
 
 def _is_scheduled(arguments: Sequence[str]) -> bool:
     """Return whether a scheduler started this to do work: a person who types a command sees what is wrong with it."""
-    from dwhctl.core.words import SCHEDULED
-
     given = set(arguments)
     return (
         SCHEDULED in given
@@ -295,8 +272,6 @@ def _command_and_project(arguments: Sequence[str]) -> tuple[str | None, Path | N
 
 def _notify(arguments: Sequence[str], message: str, settings: Settings) -> list[str]:
     from dwhctl.alerts.digest import RunKind
-    from dwhctl.core.errors import ConfigError
-    from dwhctl.core.words import shown_command
     from dwhctl.notify import notify_usage_error
     from dwhctl.project.find import find_project
     from dwhctl.project.read import read_for_alerts

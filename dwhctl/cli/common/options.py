@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from dwhctl.core.errors import UsageError
+from dwhctl.core.files import set_group_access
+from dwhctl.core.words import nearest, quoted, use_zone
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -51,9 +55,6 @@ class Settings:
 
 def use_project(project: Project) -> None:
     """Write files for the project's group, and times in its zone, from now on."""
-    from dwhctl.core.files import set_group_access
-    from dwhctl.core.words import use_zone
-
     set_group_access(project.group_access)
     use_zone(project.zone)
 
@@ -154,7 +155,6 @@ class Duration(_TimeType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
         """Read the text as the configuration does."""
-        from dwhctl.core.errors import UsageError
         from dwhctl.project.days import parse_duration
 
         if isinstance(value, timedelta):
@@ -218,8 +218,6 @@ class CommandGroup(click.Group):
         """Return the command of the first argument. Raise UsageError with the nearest one."""
         name = args[0]
         if not ctx.resilient_parsing and not name.startswith("-") and name not in self.list_commands(ctx):
-            from dwhctl.core.words import nearest, quoted
-
             ctx.fail(f"No such command {quoted(name)}; {nearest(name, self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
 
