@@ -42,7 +42,6 @@ class Delivery:
 
     @classmethod
     def of(cls, channel: str, subject: str, result: Result) -> Delivery:
-        """Return the delivery of an attempt to send."""
         again = result.state is DeliveryState.REFUSED and result.retry_after is not None
         return cls(channel, subject, result.state, result.answer, again)
 
@@ -52,7 +51,6 @@ class Delivery:
         return cls(channel, subject, DeliveryState.REFUSED, answer, again=True, tried=False)
 
     def words(self) -> str:
-        """Return it as a line."""
         state = {
             DeliveryState.QUEUED: "not sent, the next run tries again",
             DeliveryState.UNKNOWN: "in doubt",

@@ -169,12 +169,10 @@ class Outcome:
 
     @property
     def days(self) -> tuple[date, ...]:
-        """The days of the items, in order."""
         return tuple(sorted({item.day for item in self.items if item.day is not None}))
 
     @property
     def failed(self) -> list[tuple[Item, AlertFailure]]:
-        """The items that failed, and why."""
         return [(item, item.failure) for item in self.items if item.status == "failed" and item.failure]
 
 

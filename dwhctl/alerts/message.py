@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from dwhctl.alerts.digest import Digest, Reason, Recovery, RunKind, StillFailing
 from dwhctl.core.secrets import mask
-from dwhctl.core.words import ACTING, one_line
+from dwhctl.core.words import ACTING, counted, one_line
 from dwhctl.project.context import Names, context
 from dwhctl.project.model import Alert, Project
 from dwhctl.project.problems import source_text
@@ -103,13 +103,7 @@ def in_json(value: Any) -> Any:
 
 
 def first_line(text: str) -> str:
-    """Return the first line that is not empty."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
-
-
-def counted(number: int, thing: str) -> str:
-    """Return `1 shard`, `2,000 shards`."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def clipped(text: str, length: int) -> str:

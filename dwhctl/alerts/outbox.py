@@ -119,7 +119,6 @@ class Outbox:
         self._store = store
 
     def channels_due(self) -> list[str]:
-        """Return the channels with messages to be sent now."""
         rows = self._store.read(_READING, "alerts_due_channels", {"now": datetime.now(UTC)})
         return [channel for (channel,) in rows]
 

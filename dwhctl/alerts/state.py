@@ -201,7 +201,6 @@ class LocalState:
         self._write(path, [_row(*row) for row in rows])
 
     def all(self) -> dict[Path, list[tuple[str, FailureKey, Notified]]]:
-        """Return all states by their files."""
         return {path: _rows(path) for path in sorted(self._folder.glob("told-*.json"))}
 
     def refusal(self, channel: str, earliest: datetime) -> str | None:

@@ -10,23 +10,19 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from html import escape, unescape
 from typing import Any
 from urllib.parse import urlsplit
 
-from dwhctl.alerts.message import Message, Page, Receipt, clipped, counted, shown
-from dwhctl.alerts.transport import ExchangeFailure, HttpSender, Timeouts, is_http_url
-from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
-from dwhctl.core.links import cause_of
-from dwhctl.project.days import format_duration
+from dwhctl.alerts.message import Message, Page, Receipt, clipped, shown
+from dwhctl.alerts.transport import HttpSender, Timeouts, asks_for_pause, is_http_url, json_document
+from dwhctl.core.errors import AlertInDoubtError, AlertRefusedError, ConfigError
+from dwhctl.core.words import counted
 from dwhctl.project.model import Project, TelegramAlert, chat_problem
 from dwhctl.project.templates import render_text
 
 #: Ids of chats have up to 52 significant bits.
 _SANE = 2**53
-#: No pause is longer: a message is given up after some days, and a date may be wrong.
-_A_DAY = 86_400
 #: The answer repeats the message: 4,096 characters, in JSON up to six octets each, and its entities.
 _LONGEST_ANSWER = 256 * 1024
 _CANNOT_PARSE = "can't parse entities"
@@ -85,7 +81,7 @@ class TelegramChannel:
         if not is_http_url(alert.api_base):
             raise ConfigError(f"{table}.api_base: is no URL; write it as https://api.telegram.org")
         place = f"{table}.chat_id"
-        _sender(alert, Timeouts()).check()
+        HttpSender.of(alert, Timeouts()).check()
         chat_id = render_text(project, alert.chat_id, place).strip()
         if not chat_id:
             raise ConfigError(f"{place}: renders to nothing; it is the chat's number, or @name of a channel")
@@ -95,7 +91,6 @@ class TelegramChannel:
 
     @property
     def address(self) -> str:
-        """The chat."""
         topic = self.alert.message_thread_id
         return f"chat {self.chat_id}{f', topic {topic}' if topic is not None else ''}"
 
@@ -137,31 +132,23 @@ class TelegramChannel:
 
     def _post(self, fields: dict[str, Any]) -> _Answer:
         """Make one request. Raise AlertNotSentError or AlertInDoubtError when no answer comes."""
-        url = f"{self.alert.api_base.rstrip('/')}/bot{self.alert.token.reveal()}/sendMessage"
-        headers = {"Content-Type": "application/json"}
-        answer = _sender(self.alert, self.timeouts).post(
-            url, json.dumps(fields).encode(), headers, _LONGEST_ANSWER
+        answer = HttpSender.of(self.alert, self.timeouts).deliver(
+            f"{self.alert.api_base.rstrip('/')}/bot{self.alert.token.reveal()}/sendMessage",
+            json.dumps(fields).encode(),
+            {"Content-Type": "application/json"},
+            _LONGEST_ANSWER,
+            server=urlsplit(self.alert.api_base).hostname or "the api_base",
+            key="api_base",
         )
-        if not isinstance(answer, ExchangeFailure):
-            return _Answer(answer.status, _content(answer.body))
-        where = urlsplit(self.alert.api_base).hostname or "the api_base"
-        if answer.in_doubt:
-            raise AlertInDoubtError(
-                f"{where}: {cause_of(answer.error)}; the message was on its way and may have arrived"
-            )
-        through = " through the proxy" if self.alert.proxy else ""
-        raise AlertNotSentError(
-            f"{where} cannot be reached{through}: {cause_of(answer.error)}; check network, api_base and proxy"
-        )
+        content = json_document(answer.body)
+        return _Answer(answer.status, content if isinstance(content, dict) else {})
 
     def _pause(self, answer: _Answer, spent: float) -> int:
         """Return for how many seconds Telegram asks to wait. Raise AlertNotSentError when that is too long."""
         seconds = answer.parameter("retry_after")
         if seconds is not None and spent + max(seconds, 1) <= self.timeouts.longest_wait:
             return seconds
-        later = timedelta(seconds=min(seconds, _A_DAY)) if seconds is not None else None
-        how_long = f" for {format_duration(later)}" if later else ""
-        raise AlertNotSentError(f"Telegram asks for a pause{how_long}: too many messages", later)
+        raise asks_for_pause("Telegram", seconds)
 
     def _refusal(self, answer: _Answer) -> AlertRefusedError | AlertInDoubtError:
         description = answer.description
@@ -176,19 +163,6 @@ class TelegramChannel:
         words = "unauthorized" if answer.status in {401, 404} else description.lower()
         remedy = next((remedy for part, remedy in _REMEDIES if part in words), "correct the channel's keys")
         return AlertRefusedError(f"Telegram refuses: {description or answer.status}; {remedy}")
-
-
-def _sender(alert: TelegramAlert, timeouts: Timeouts) -> HttpSender:
-    place = f"config/dwhctl.toml: alerts.{alert.name}"
-    return HttpSender(place, alert.proxy, alert.tls_cafile, timeouts)
-
-
-def _content(body: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 #: In UTF-16 units after the entities are parsed; Telegram refuses more than 4,096.
@@ -215,7 +189,6 @@ def chat_message(page: Page) -> Message:
 
 
 def plain(html: str) -> str:
-    """Return the text that Telegram shows."""
     return ENTITY.sub(lambda entity: unescape(entity[0]), TAG.sub("", html))
 
 

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.ending import exit_codes, page_afterwards
 from dwhctl.cli.common.listing import Listing
-from dwhctl.cli.common.objects import AlertPart, ErrorObject, ErrorPart, ResultObject, show_object
+from dwhctl.cli.common.objects import AlertPart, ErrorObject, ErrorPart, ResultObject, part_of, show_object
 from dwhctl.cli.common.options import (
     Settings,
-    common_options,
     complete,
     format_option,
-    pass_settings,
     result_option,
     scheduled_option,
+    with_settings,
 )
 from dwhctl.cli.common.output import say, tell
 from dwhctl.core.errors import DwhctlError, ExitCode, UsageError
@@ -87,8 +86,7 @@ class WatchObject(ResultObject):
 @click.command("watch")
 @result_option
 @scheduled_option
-@common_options
-@pass_settings
+@with_settings
 def watch_command(settings: Settings, scheduled: bool, form: str) -> ExitCode:
     """Check that every load and report keeps its `deadline` and its `max_age`; end with 1 if one does not.
 
@@ -99,7 +97,6 @@ def watch_command(settings: Settings, scheduled: bool, form: str) -> ExitCode:
     Example:
       dwhctl watch
     """
-    from dwhctl.cli.common.page import page_afterwards
     from dwhctl.cli.common.summary import show_alerts
     from dwhctl.monitor.watch import run_watch
 
@@ -146,20 +143,15 @@ def _watch_object(report: WatchReport, zone: ZoneInfo, code: ExitCode) -> WatchO
 def _sla(sla: Sla, zone: ZoneInfo) -> SlaPart:
     from dwhctl.project.days import format_duration
 
-    return SlaPart(
-        sla.kind,
-        sla.name,
-        sla.state.value,
-        len(sla.missed),
-        len(sla.tasks),
-        sla.oldest,
-        sla.since,
-        f"{sla.deadline:%H:%M}" if sla.deadline is not None else None,
-        sla.next_deadline,
-        format_duration(sla.max_age) if sla.max_age is not None else None,
-        sla.last_success,
-        _messages(sla, zone),
-        sla.command,
+    return part_of(
+        SlaPart,
+        sla,
+        state=sla.state.value,
+        missing=len(sla.missed),
+        expected=len(sla.tasks),
+        deadline=f"{sla.deadline:%H:%M}" if sla.deadline is not None else None,
+        max_age=format_duration(sla.max_age) if sla.max_age is not None else None,
+        messages=_messages(sla, zone),
     )
 
 
@@ -185,8 +177,7 @@ dwhctl docs alerts explains them"""
 )
 @click.option("--dry-run", is_flag=True, help="Print the messages and send nothing.")
 @format_option
-@common_options
-@pass_settings
+@with_settings
 def alert_test_command(settings: Settings, names: Sequence[str], dry_run: bool, form: str) -> ExitCode:
     """Send a real test message through every channel (or through the named ones), and show the answers.
 

@@ -20,16 +20,16 @@ from dwhctl.cli.common.objects import ResultObject, show_object
 from dwhctl.cli.common.options import (
     CommandGroup,
     Settings,
-    common_options,
+    choice_option,
     complete_connections,
     format_option,
-    pass_settings,
     result_option,
+    with_settings,
 )
-from dwhctl.cli.common.output import counted, say, tell
+from dwhctl.cli.common.output import say, tell
 from dwhctl.core.errors import ConfigError, ExitCode
 from dwhctl.core.secrets import MASKED
-from dwhctl.core.words import one_line
+from dwhctl.core.words import counted, one_line
 from dwhctl.project.connections import Connection, ignored_systems
 from dwhctl.project.find import find_project
 from dwhctl.project.model import Project
@@ -98,8 +98,7 @@ def command() -> None:
 
 @command.command("list", short_help="List the connections, passwords masked.")
 @format_option
-@common_options
-@pass_settings
+@with_settings
 def list_(settings: Settings, form: str) -> None:
     """List the connections, passwords masked.
 
@@ -115,8 +114,7 @@ def list_(settings: Settings, form: str) -> None:
 @command.command("test", short_help="Make a round trip over each connection.")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_connections)
 @format_option
-@common_options
-@pass_settings
+@with_settings
 def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     """Make a real round trip over each connection (or over the named ones).
 
@@ -153,12 +151,10 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
 
 @command.command("import", short_help="Add connections and variables that Airflow exported.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
-@click.option(
+@choice_option(
     "--secrets",
-    type=click.Choice(("files", "env")),
-    default="files",
-    show_default=True,
-    help="Where passwords go: a file each in secrets/, with which cron needs nothing else; or variables, exported"
+    choices=("files", "env"),
+    help_text="Where passwords go: a file each in secrets/, with which cron needs nothing else; or variables, exported"
     " by secrets/env.sh.",
 )
 @click.option(
@@ -168,8 +164,7 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be written, and change nothing.")
 @format_option
-@common_options
-@pass_settings
+@with_settings
 def import_(
     settings: Settings,
     files: tuple[Path, ...],
@@ -252,8 +247,7 @@ def config_command() -> None:
 @config_command.command("check", short_help="Validate every file and render every template.")
 @click.option("--online", is_flag=True, help="Check the databases too: tables, columns, sizes, privileges.")
 @result_option
-@common_options
-@pass_settings
+@with_settings
 def check(settings: Settings, online: bool, form: str) -> ExitCode:
     """Validate every file and render every template; each error with file, key and remedy.
 

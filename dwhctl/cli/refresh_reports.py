@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.ending import exit_codes, page_afterwards
 from dwhctl.cli.common.objects import PlannedReportPart, RefreshPlanObject, show_object
 from dwhctl.cli.common.options import (
     Duration,
     Settings,
-    common_options,
+    chosen_day,
     complete_reports,
-    pass_settings,
+    date_option,
     result_option,
     scheduled_option,
+    with_settings,
 )
-from dwhctl.cli.common.output import counted, say
-from dwhctl.cli.common.period import chosen_day, date_option
+from dwhctl.cli.common.output import say
 from dwhctl.core.errors import ExitCode
-from dwhctl.core.words import shown_command, shown_path
+from dwhctl.core.words import counted, shown_command, shown_path
 
 if TYPE_CHECKING:
     from dwhctl.project.model import Project
@@ -48,8 +48,7 @@ _SHOWN_QUERY = 40
 @click.option("--dry-run", is_flag=True, help="Show what would be refreshed, and touch nothing.")
 @result_option
 @scheduled_option
-@common_options
-@pass_settings
+@with_settings
 def command(
     settings: Settings, /, reports: tuple[str, ...], day: str, dry_run: bool, form: str, **options: Any
 ) -> ExitCode:
@@ -65,7 +64,6 @@ def command(
       dwhctl refresh-reports city_orders --date 2020-07-14
       dwhctl refresh-reports --date yesterday --wait 2h
     """
-    from dwhctl.cli.common.page import page_afterwards
     from dwhctl.cli.common.progress import RunWatcher
     from dwhctl.cli.common.results import refresh_object
     from dwhctl.cli.common.summary import RefreshLines, show_refreshed

@@ -14,14 +14,14 @@ from dwhctl.cli.common.listing import Listing, ListingColumn
 from dwhctl.cli.common.options import (
     DATE_HELP,
     Settings,
-    common_options,
     complete_loads,
-    complete_shards,
     format_option,
-    pass_settings,
+    shards_option,
+    with_settings,
 )
-from dwhctl.cli.common.output import counted, say, tell
+from dwhctl.cli.common.output import say, tell
 from dwhctl.core.errors import ExitCode, UsageError
+from dwhctl.core.words import counted
 from dwhctl.project.days import resolve_day
 from dwhctl.project.model import Project
 from dwhctl.project.names import with_shadow
@@ -44,14 +44,7 @@ AGAINST: Listing[tuple[object, ...]] = Listing(
 @click.option("--date", "day", metavar="D", help=f"The day to verify: {DATE_HELP}")
 @click.option("-s", "--start", metavar="D", help="The first day of a range.")
 @click.option("-e", "--end", metavar="D", help="The last day of a range, included.")
-@click.option(
-    "--shard",
-    "shards",
-    multiple=True,
-    metavar="GLOB",
-    shell_complete=complete_shards,
-    help="Only shards whose name fits; may be given several times.",
-)
+@shards_option
 @click.option(
     "--against",
     metavar="SCHEMA.TABLE",
@@ -66,8 +59,7 @@ AGAINST: Listing[tuple[object, ...]] = Listing(
     "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Queries at once; default: max_workers."
 )
 @format_option
-@common_options
-@pass_settings
+@with_settings
 def command(
     settings: Settings,
     /,

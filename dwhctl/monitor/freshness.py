@@ -96,7 +96,6 @@ class Task:
 
     @property
     def is_missed(self) -> bool:
-        """Return whether the task misses its deadline or its age."""
         return self.late is not None or self.is_old
 
 
@@ -114,12 +113,10 @@ class Sla:
 
     @property
     def missed(self) -> list[Task]:
-        """Return the tasks that miss their deadline or their age."""
         return [task for task in self.tasks if task.is_missed]
 
     @property
     def state(self) -> SlaState:
-        """Return the state of all tasks together."""
         if self.missed:
             return SlaState.MISSED
         return SlaState.MET if any(task.is_due for task in self.tasks) else SlaState.OPEN
@@ -132,7 +129,6 @@ class Sla:
 
     @property
     def oldest(self) -> date | None:
-        """Return the oldest day that missed its deadline."""
         return min((task.late.oldest for task in self.tasks if task.late), default=None)
 
     @property

@@ -63,7 +63,6 @@ class Timeline:
 
     @property
     def bars(self) -> list[Bar]:
-        """Return every bar, in the order of the lanes."""
         return [bar for lane in self.lanes for bar in lane.bars]
 
     def waits_for_retry(self) -> list[tuple[datetime, datetime]]:
@@ -77,7 +76,6 @@ class Timeline:
         ]
 
     def waits_for_publishing(self) -> list[tuple[datetime, datetime]]:
-        """Return when staged slices waited to be published."""
         return [(bar.end, bar.closed) for bar in self.bars if bar.closed > bar.end]
 
 

@@ -20,7 +20,7 @@ from dwhctl.alerts.notifier import notify
 from dwhctl.core.errors import DeadlineMissed, TooOld
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import caught_signals
-from dwhctl.core.words import shown_time
+from dwhctl.core.words import counted, shown_time
 from dwhctl.monitor.freshness import Sla, Task, read_slas
 from dwhctl.notify import run_notifier
 from dwhctl.project.days import format_duration
@@ -112,7 +112,7 @@ def words_of_late(sla: Sla, zone: ZoneInfo) -> str | None:
             f"not refreshed for {late[0][1].newest} {by}: last refreshed {_last(late[0][0], zone)}, {since}"
         )
     slices = sum(days.slices for _, days in late)
-    how_many = f"{slices:,} slice{'' if slices == 1 else 's'}"
+    how_many = counted(slices, "slice")
     return f"{_of(sla, len(late))} not complete {by}: {how_many}, the oldest {oldest}, {since}"
 
 
@@ -131,7 +131,7 @@ def words_of_old(sla: Sla, zone: ZoneInfo) -> str | None:
 
 
 def _of(sla: Sla, count: int) -> str:
-    return f"{count:,} of {len(sla.tasks):,} shard{'' if len(sla.tasks) == 1 else 's'}"
+    return f"{count:,} of {counted(len(sla.tasks), 'shard')}"
 
 
 def _last(task: Task, zone: ZoneInfo) -> str:

@@ -60,7 +60,6 @@ class PageReport:
 
     @property
     def is_refreshed(self) -> bool:
-        """Return whether it was refreshed for yesterday, or a later day."""
         return self.day is not None and self.day >= self.yesterday
 
     @property

@@ -92,7 +92,6 @@ class AdoptReport:
         return [result for result in self.differing if result.has(Check.NOT_COMPARED)]
 
     def as_run(self) -> RunResult:
-        """Return the result for the run's log."""
         return RunResult(
             self.run_id,
             loaded=self.adopted,

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from dwhctl.core.columns import Column
 from dwhctl.core.errors import AttemptError, ConfigError, QueryError, SourceError, TargetRefusedError
 from dwhctl.core.sql import find_binds
+from dwhctl.monitor.coverage import grouped
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.days import Slice
 from dwhctl.project.loads import Load, Shard
@@ -185,7 +186,6 @@ class SliceReader:
         self._fan_out = FanOut(slots_of(project), jobs or project.max_workers)
 
     def close(self) -> None:
-        """Interrupt what still runs."""
         for target in self._targets.values():
             target.interrupt()
         self._fan_out.join_abandoned()
@@ -199,9 +199,7 @@ class SliceReader:
         beside: Sequence[AnyCheck] = (),
     ) -> list[TableCheck[Answer]]:
         """Run a check for each load and day of the slices, or for each load; others run at the same time."""
-        groups: dict[object, list[PlannedSlice]] = {}
-        for planned in slices:
-            groups.setdefault((planned.load.name, by_day and planned.slice.day), []).append(planned)
+        groups = grouped(slices, lambda planned: (planned.load.name, by_day and planned.slice.day))
         checks = [
             TableCheck(self._project, self._targets[group[0].load.target], group, read)
             for group in groups.values()
@@ -223,9 +221,7 @@ class SliceReader:
                 theirs[slice_] = content
                 heartbeat()
 
-        by_shard: dict[Shard, list[PlannedSlice]] = {}
-        for planned in slices:
-            by_shard.setdefault(planned.shard, []).append(planned)
+        by_shard = grouped(slices, lambda planned: planned.shard)
         sources = [SourceCheck(self._project, *item, read_source) for item in by_shard.items()]
         tables = self.read_tables(slices, read, beside=sources)
         ours = {slice_: found for check in sources for slice_, found in check.answers.items()}

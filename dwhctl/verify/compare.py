@@ -17,6 +17,7 @@ from datetime import date
 from itertools import chain
 
 from dwhctl.core.errors import AttemptError
+from dwhctl.monitor.coverage import grouped
 from dwhctl.project.days import FIRST_DAY, LAST_DAY, Slice
 from dwhctl.project.loads import Load
 from dwhctl.project.model import Project
@@ -182,13 +183,11 @@ class Comparison:
 
 def last_sessions_of(project: Project, store: SessionStore, slices: Sequence[PlannedSlice]) -> Sessions:
     """Return the latest session of each slice; the slice of a load without days has the sessions of all days."""
-    days: dict[str, list[date]] = {}
-    for planned in slices:
-        days.setdefault(planned.load.name, []).append(planned.slice.day)
     last: dict[tuple[str, str, date | None], LastSession] = {}
-    for name, of_load in days.items():
+    for name, of_load in grouped(slices, lambda planned: planned.load.name).items():
         sliced = project.loads[name].slice_by is not None
-        first, final = (min(of_load), max(of_load)) if sliced else (FIRST_DAY, LAST_DAY)
+        days = {planned.slice.day for planned in of_load}
+        first, final = (min(days), max(days)) if sliced else (FIRST_DAY, LAST_DAY)
         found = store.last_sessions(name, first, final)
         for session in sorted(found, key=lambda session: session.started):
             key = (name, session.shard, session.day if sliced else None)

@@ -100,7 +100,6 @@ class SliceComparison:
 
     @property
     def is_equal(self) -> bool:
-        """Return whether both sides hold the same rows."""
         return not self.findings
 
     @property
@@ -118,12 +117,10 @@ class SliceComparison:
         return "not compared" if self.has(Check.NOT_COMPARED) else "different"
 
     def has(self, check: Check) -> bool:
-        """Return whether it was found."""
         return any(finding.check is check for finding in self.findings)
 
 
 def result_of(planned: PlannedSlice, *findings: SliceFinding, rows: int | None = None) -> SliceComparison:
-    """Return the result on a planned slice."""
     return SliceComparison(planned.load.name, planned.shard.name, planned.slice.day, list(findings), rows)
 
 
@@ -157,7 +154,6 @@ def missing(table: str, rows: int, *, here: bool) -> SliceFinding:
 
 
 def column_differs(measure: Measure, name: str, differing: Differing) -> SliceFinding:
-    """Say that rows differ in a column."""
     example = differing.example
     if example is None:
         return SliceFinding(Check.VALUES, column=name, rows=differing.rows)
@@ -173,7 +169,6 @@ def duplicate_finding(check: Check, measure: Measure, duplicates: Duplicates) ->
 
 
 def key_names(measure: Measure) -> str:
-    """Return the names of the key's columns."""
     return ", ".join(column.name for column in measure.key)
 
 
@@ -215,7 +210,6 @@ class Explanation:
 
 
 def incomplete(last: LastSession | None) -> SliceFinding:
-    """Say why a slice is not complete."""
     if last is None:
         why = "never loaded"
     elif last.state in (State.LOADED, State.SKIPPED):
@@ -226,7 +220,6 @@ def incomplete(last: LastSession | None) -> SliceFinding:
 
 
 def not_compared(error: AttemptError) -> SliceFinding:
-    """Say why a slice was not compared."""
     return SliceFinding(Check.NOT_COMPARED, detail=str(error))
 
 

@@ -49,7 +49,6 @@ class LastVerify:
 
     @property
     def slices(self) -> int:
-        """Return how many slices were looked at."""
         return self.equal + self.different + self.not_compared + self.incomplete
 
     def command(self, root: Path) -> str:
@@ -68,7 +67,6 @@ class LastVerify:
 
 
 def repair_command(load: str, shard: str, day: date) -> str:
-    """Return the command that loads a slice again."""
     return f"dwhctl load {shlex.quote(load)} --date {day} --shard {shlex.quote(shard)}"
 
 

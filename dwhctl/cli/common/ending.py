@@ -1,4 +1,4 @@
-"""How a command ends: its errors become a message and an exit code; for a command from cron the channels are notified.
+"""How a command ends: the page is written, errors become a message and an exit code, and channels are notified of them.
 
 `dwhctl --help` imports this module: what only a failure needs is imported when it happens.
 """
@@ -9,19 +9,30 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from dwhctl.cli.common.options import Settings, use_project
 from dwhctl.cli.common.output import CANNOT_WRITE, begin_output, has_result, silence, tell
-from dwhctl.core.errors import ConfigError, DwhctlError, ExitCode, InternalError, Interrupted, UsageError
+from dwhctl.core.errors import (
+    ConfigError,
+    DwhctlError,
+    ExitCode,
+    InternalError,
+    Interrupted,
+    LockHeldError,
+    UsageError,
+)
 from dwhctl.core.files import denied
-from dwhctl.core.waiting import Waiting, announced
+from dwhctl.core.waiting import Waiting, announced, caught_signals
 from dwhctl.core.words import SCHEDULED, one_line, shown_command, shown_time, without_arguments
+
+if TYPE_CHECKING:
+    from dwhctl.project.model import Project
 
 PROGRAM = "dwhctl"
 COMPLETION = "_DWHCTL_COMPLETE"
@@ -168,7 +179,7 @@ def _class_of(error: Exception) -> str:
 
 def _show_error(arguments: Sequence[str], error_class: str, message: str, code: int) -> None:
     """With `--format json` write the error to stdout as an object, unless the command has written its result."""
-    if not _wants_json(arguments) or has_result():
+    if _typed(arguments).get("--format") != "json" or has_result():
         return
     from dwhctl.cli.common.objects import ErrorObject, ErrorPart, show_object
 
@@ -176,18 +187,6 @@ def _show_error(arguments: Sequence[str], error_class: str, message: str, code: 
     # Where stdout cannot be written, stderr has the error.
     with suppress(DwhctlError):
         show_object(ErrorObject(exit_code=code, error=part))
-
-
-def _wants_json(arguments: Sequence[str]) -> bool:
-    """Return whether the last --format is json; click may have refused the arguments before it read them."""
-    form = None
-    words = iter(arguments)
-    for word in words:
-        if word == "--format":
-            form = next(words, None)
-        elif word.startswith("--format="):
-            form = word.partition("=")[2]
-    return form == "json"
 
 
 def _came_from_writing(error: BaseException) -> bool:
@@ -251,23 +250,22 @@ def _is_scheduled(arguments: Sequence[str]) -> bool:
     given = set(arguments)
     return (
         SCHEDULED in given
-        and _command_and_project(arguments)[0] in _WORKING
+        and _typed(arguments).get("command") in _WORKING
         and not {"--dry-run", "--help"} & given
     )
 
 
-def _command_and_project(arguments: Sequence[str]) -> tuple[str | None, Path | None]:
-    """Return the command and the --project of arguments that click has refused."""
-    command, project = None, None
+def _typed(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the command, --project and --format, the last of each, of arguments that click may have refused."""
+    found: dict[str, str] = {}
     left = iter(arguments)
     for argument in left:
-        if argument == "--project":
-            project = next(left, project)
-        elif argument.startswith("--project="):
-            project = argument.partition("=")[2]
+        option, equals, value = argument.partition("=")
+        if option in ("--project", "--format"):
+            found[option] = value if equals else next(left, "")
         elif not argument.startswith("-"):
-            command = command or argument
-    return command, Path(project) if project is not None else None
+            found.setdefault("command", argument)
+    return found
 
 
 def _notify(arguments: Sequence[str], message: str, settings: Settings) -> list[str]:
@@ -276,7 +274,8 @@ def _notify(arguments: Sequence[str], message: str, settings: Settings) -> list[
     from dwhctl.project.find import find_project
     from dwhctl.project.read import read_for_alerts
 
-    name, given = _command_and_project(arguments)
+    typed = _typed(arguments)
+    given = Path(typed["--project"]) if "--project" in typed else None
     try:
         root = find_project(settings.project or given)
     except ConfigError:
@@ -285,5 +284,47 @@ def _notify(arguments: Sequence[str], message: str, settings: Settings) -> list[
     if project is None or not project.alerts:
         return []
     use_project(project)
-    sent = notify_usage_error(project, shown_command(arguments), message, RunKind(_WORKING[name or ""]))
+    sent = notify_usage_error(project, shown_command(arguments), message, RunKind(_WORKING[typed["command"]]))
     return [alert.words() for alert in sent]
+
+
+# The page at the end of a run: written anew where the configuration has a path for it
+
+
+@contextmanager
+def page_afterwards(project: Project) -> Iterator[None]:
+    """Write the page when the run in the block has ended, also when an error ended it.
+
+    Not after a command that did no work, and not after an interruption. A page that cannot be written is one warning:
+    it changes neither the result of the run nor its exit code.
+    """
+    try:
+        yield
+    except (LockHeldError, UsageError, Interrupted):
+        raise
+    except DwhctlError:
+        rewrite_page(project)
+        raise
+    rewrite_page(project)
+
+
+def rewrite_page(project: Project) -> None:
+    """Write the page where the configuration has a path for it. Raise nothing."""
+    if project.page.path is None:
+        return
+    try:
+        from dwhctl.page.render import write_page
+
+        with caught_signals():
+            write_page(project, project.page.path)
+    except Interrupted:
+        tell("interrupted while the page was written; the next run writes it")
+    except DwhctlError as error:
+        tell(one_line(f"warning: {_problem(error)}; the run itself is not affected"))
+    except Exception as error:
+        tell(one_line(f"warning: the page cannot be written: {type(error).__name__}: {error}"))
+
+
+def _problem(error: DwhctlError) -> str:
+    text = str(error)
+    return text if text.startswith("the page") else f"the page cannot be written: {text}"

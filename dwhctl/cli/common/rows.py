@@ -29,7 +29,6 @@ _NUMBERS = (int, float, Decimal)
 
 
 def open_writer(form: str) -> Writer:
-    """Return the writer of a form: table, json or csv."""
     writers: dict[str, Callable[[], Writer]] = {"table": TableWriter, "json": JsonWriter, "csv": CsvWriter}
     return writers[form]()
 

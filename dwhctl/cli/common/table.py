@@ -30,7 +30,6 @@ class Screen(Console):
     """A console that makes every text printable, whoever wrote it."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield the segments of what is drawn."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
@@ -112,13 +111,8 @@ class _Drawn:
         is_text: bool | None = None,
         comes_last: bool = False,
     ) -> None:
-        self.name, self.cells, self.right, self.spare, self.comes_last = (
-            header,
-            cells,
-            right,
-            spare,
-            comes_last,
-        )
+        self.name, self.cells, self.right = header, cells, right
+        self.spare, self.comes_last = spare, comes_last
         longest = max((cell.cell_len for cell in cells), default=cell_len(header))
         words = textwrap.wrap(header, max(longest, _HEADER_WIDTH), break_long_words=False)
         self.header = "\n".join(words)

@@ -14,11 +14,12 @@ import click
 
 from dwhctl.alerts.notifier import preview
 from dwhctl.cli.common.objects import DemoCommandPart, DemoObject, show_object
-from dwhctl.cli.common.options import Settings, common_options, pass_settings, result_option
-from dwhctl.cli.common.output import counted, say
+from dwhctl.cli.common.options import Settings, result_option, with_settings
+from dwhctl.cli.common.output import say
 from dwhctl.cli.load import load_and_show
 from dwhctl.cli.new_project.init import program_name, read_template, write_new_files
 from dwhctl.core.errors import DwhctlError, ExitCode, UsageError
+from dwhctl.core.words import counted
 from dwhctl.project.files import CONNECTION_PREFIX, VARIABLE_PREFIX
 from dwhctl.project.find import VARIABLE
 from dwhctl.project.model import Project
@@ -56,8 +57,7 @@ DOWN = "omsk"
 @click.command("demo")
 @click.argument("directory", metavar="[DIR]", type=click.Path(path_type=Path), default="demo")
 @result_option
-@common_options
-@pass_settings
+@with_settings
 def command(settings: Settings, directory: Path, form: str) -> ExitCode:
     """Make a project in DIR (default: ./demo), fill it with data, and show a failure and its repair.
 

@@ -6,23 +6,14 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import NamedTuple
 
 from rich.text import Text
 
-from dwhctl.cli.common.output import counted
-from dwhctl.monitor.coverage import BADNESS, LETTERS, Coverage, Mark, Row, SliceStatus, grouped, marks_of
+from dwhctl.core.words import counted
+from dwhctl.monitor.coverage import Coverage, Mark, Row, SliceStatus, completeness, grouped, marks_of
 
-
-class StatusStyle(NamedTuple):
-    """The letter of a status, its colours and its words in the legend."""
-
-    letter: str
-    style: str
-    words: str
-
-
-_COLOURS: Mapping[SliceStatus, str] = {
+#: In rich's words.
+COLOURS: Mapping[SliceStatus, str] = {
     SliceStatus.LOADED: "#dff5e3 on #2f7d4f",
     SliceStatus.SKIPPED: "#dfeef0 on #55808a",
     SliceStatus.BEFORE_START: "dim",
@@ -39,16 +30,13 @@ _COLOURS: Mapping[SliceStatus, str] = {
     SliceStatus.ABANDONED: "bold #ffffff on #8b3fa8",
     SliceStatus.FAILED: "bold #ffffff on #d22f2f",
 }
-STYLES: Mapping[SliceStatus, StatusStyle] = {
-    status: StatusStyle(letter, _COLOURS[status], words) for status, (letter, words) in LETTERS.items()
-}
 
 
 def legend(statuses: Iterable[SliceStatus], width: int | None, more: Iterable[str] = ()) -> list[Text]:
     """Return lines that explain these statuses, the best first, no wider than the terminal."""
     lines = [Text()]
-    styles = [STYLES[status] for status in sorted(set(statuses), key=BADNESS.__getitem__)]
-    entries = [Text.assemble((f" {shown.letter} ", shown.style), f" {shown.words}") for shown in styles]
+    shown = sorted(set(statuses), key=lambda status: status.badness)
+    entries = [Text.assemble((f" {status.letter} ", COLOURS[status]), f" {status.words}") for status in shown]
     for entry in [*entries, *map(Text, more)]:
         gap = "   " if lines[-1] else ""
         if width is not None and lines[-1] and lines[-1].cell_len + len(gap) + entry.cell_len > width:
@@ -135,13 +123,12 @@ def _folded(rows: Sequence[Row], names: int) -> tuple[GridLine, ...]:
 
 
 def _with_gaps(rows: Sequence[Row], room: int) -> list[Block]:
-    gaps = [(sum(cell.is_gap for cell in row.cells), row) for row in rows]
-    with_gaps = sorted((found for found in gaps if found[0]), key=lambda found: -found[0])
+    with_gaps = sorted((row for row in rows if row.gaps), key=lambda row: -row.gaps)
     if not with_gaps:
         return []
     shown = [
         GridLine((row.load.name, row.shard.connection, row.shard.name), marks_of([row]))
-        for _, row in with_gaps[:room]
+        for row in with_gaps[:room]
     ]
     of = f"the {len(shown)} with the most gaps of {counted(len(with_gaps), 'shard')} that have any"
     title = of if len(shown) < len(with_gaps) else f"{counted(len(shown), 'shard')} with gaps"
@@ -149,8 +136,8 @@ def _with_gaps(rows: Sequence[Row], room: int) -> list[Block]:
 
 
 def _completeness(rows: Iterable[Row]) -> str:
-    over = [cell.complete for row in rows for cell in row.cells if cell.over]
-    return f"{sum(over):,} of {counted(len(over), 'slice')} complete"
+    complete, over = completeness(rows)
+    return f"{complete:,} of {counted(over, 'slice')} complete"
 
 
 _WIDEST_CELL = 8
@@ -219,7 +206,7 @@ class _Paper:
         """Return the explanation of a mark with counts, if there is one."""
         for mark in marks:
             text = mark.text(self._inner)
-            words = STYLES[mark.worst].words.partition(",")[0]
+            words = mark.worst.words.partition(",")[0]
             if "/" in text:
                 return [f"{text}: {mark.complete} of {mark.expected} complete, the worst {words}"]
             if len(text) > 1:
@@ -231,7 +218,7 @@ class _Paper:
         start = "".join(f"{name}  " for name in first)
         drawn = Text.assemble((start, "dim"), f"{last:{self._names - len(start)}}  ")
         for mark in line.marks[self.left_out :]:
-            drawn.append(mark.text(self._inner).center(self._inner), STYLES[mark.worst].style)
+            drawn.append(mark.text(self._inner).center(self._inner), COLOURS[mark.worst])
             if self._inner < self._cell:
                 drawn.append(" ")
         return drawn.append(f"{line.gaps or '':>{_GAPS}}", "bold")

@@ -91,12 +91,10 @@ load_option = click.option(
 
 
 def exit_code_option(help_text: str) -> Option:
-    """Return the --exit-code of a report."""
     return click.option("--exit-code", is_flag=True, help=help_text)
 
 
 def state_style(state: str) -> str:
-    """Return the colour of a state."""
     return STATE_STYLES.get(state, "")
 
 
@@ -116,12 +114,10 @@ class View:
 
     @property
     def is_table(self) -> bool:
-        """Return whether the report is for people."""
         return self.form == "table"
 
     @property
     def today(self) -> date:
-        """Return the day in the project's time zone."""
         return self.now.astimezone(self.project.zone).date()
 
     def tell(self, text: str) -> None:

@@ -9,7 +9,6 @@ import click
 
 from dwhctl.cli.common.listing import Listing, ListingColumn
 from dwhctl.cli.common.options import days_option, limit_option, shards_option
-from dwhctl.cli.common.output import counted
 from dwhctl.cli.report.group import (
     MOST_PAST_DAYS,
     STATE_STYLES,
@@ -19,6 +18,7 @@ from dwhctl.cli.report.group import (
     load_option,
     state_style,
 )
+from dwhctl.core.words import counted
 from dwhctl.sessions import Session, State
 from dwhctl.sessions.history import (
     USUAL_DAYS,

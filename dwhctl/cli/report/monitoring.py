@@ -9,7 +9,7 @@ import click
 
 from dwhctl.alerts.outbox import Listed, Outbox
 from dwhctl.cli.common.listing import Listing, ListingColumn
-from dwhctl.cli.common.options import limit_option
+from dwhctl.cli.common.options import choice_option, form_option, limit_option
 from dwhctl.cli.common.output import paint, say, screen, write_out
 from dwhctl.cli.report.group import View, define_report, exit_code_option
 from dwhctl.core.errors import ExitCode, StateDirError
@@ -184,21 +184,12 @@ def timeline_command(view: View, *, run: str) -> None:
     "log",
     run_argument,
     click.option("--session", type=click.IntRange(1), metavar="ID", help="Only of this session (etl_id)."),
-    click.option(
+    choice_option(
         "--level",
-        type=click.Choice(("info", "warning", "error")),
-        default="info",
-        show_default=True,
-        help="Only lines of this level, or a worse one.",
+        choices=("info", "warning", "error"),
+        help_text="Only lines of this level, or a worse one.",
     ),
-    form=click.option(
-        "--format",
-        "form",
-        type=click.Choice(("text", "json")),
-        default="text",
-        show_default=True,
-        help="As text, or the lines as they are: a JSON object each.",
-    ),
+    form=form_option("text", "json", help_text="As text, or the lines as they are: a JSON object each."),
 )
 def log_command(view: View, *, run: str, session: int | None, level: str) -> None:
     """Show the log of the run RUN. RUN is its id, the beginning of it, or 'last'.

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.text import Text
 
-from dwhctl.cli.common.output import counted, packed, shown_seconds
-from dwhctl.cli.report.grid_picture import STYLES, legend
-from dwhctl.core.words import shown_time
-from dwhctl.monitor.coverage import BADNESS, Gap, SliceStatus, fill_command, fold_shards, status_of
+from dwhctl.cli.common.output import packed
+from dwhctl.cli.report.grid_picture import COLOURS, legend
+from dwhctl.core.words import counted, shown_seconds, shown_time
+from dwhctl.monitor.coverage import Gap, SliceStatus, fill_command, fold_shards, status_of
 from dwhctl.monitor.timeline import Bar, Lane, Timeline
 from dwhctl.project.model import Project
 
@@ -49,7 +49,7 @@ def _titles(timeline: Timeline, width: int) -> list[Text]:
     states = Counter(map(_status, timeline.bars))
     parts = ", ".join(
         f"{states[status]:,} {status.value.replace('_', ' ')}"
-        for status in sorted(states, key=BADNESS.__getitem__)
+        for status in sorted(states, key=lambda status: status.badness)
     )
     counts = f"{counted(len(slices), _thing(timeline))}, {counted(len(sessions), 'attempt')}: {parts}"
     return [
@@ -113,12 +113,12 @@ class _Paper:
         drawn = Text(f"{_name(lane):{self._left}}", style="dim")
         at = 0
         for first, last, bars in self._columns(lane.bars):
-            worst = max(bars, key=lambda bar: BADNESS[_status(bar)])
+            worst = max(bars, key=lambda bar: _status(bar).badness)
             room = last - first + 1
             drawn.append(" " * (first - at))
             # A space separates a bar from the next.
             text = self._label(worst, room - 1 if room > 2 else room)
-            drawn.append(text, STYLES[_status(worst)].style)
+            drawn.append(text, COLOURS[_status(worst)])
             at = first + len(text)
         return drawn
 
@@ -140,7 +140,7 @@ class _Paper:
         return places
 
     def _label(self, bar: Bar, room: int) -> str:
-        session, letter = bar.session, STYLES[_status(bar)].letter
+        session, letter = bar.session, _status(bar).letter
         again = f" #{session.attempt}" if session.attempt > 1 else ""
         day = f" {session.day:%m-%d}" if self._has_many_days else ""
         load = f" {session.load}" if self._has_many_loads and session.shard is not None else ""

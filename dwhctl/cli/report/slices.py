@@ -9,9 +9,15 @@ from datetime import date, timedelta
 import click
 
 from dwhctl.cli.common.listing import Listing, ListingColumn
-from dwhctl.cli.common.options import complete_loads, days_option, shards_option
-from dwhctl.cli.common.output import counted, paint, say, screen
-from dwhctl.cli.common.period import chosen_day, end_option, start_option
+from dwhctl.cli.common.options import (
+    chosen_day,
+    complete_loads,
+    days_option,
+    end_option,
+    shards_option,
+    start_option,
+)
+from dwhctl.cli.common.output import paint, say, screen
 from dwhctl.cli.report.group import (
     DAYS,
     MOST_DAYS,
@@ -23,6 +29,7 @@ from dwhctl.cli.report.group import (
     load_option,
 )
 from dwhctl.core.errors import ExitCode, UsageError
+from dwhctl.core.words import counted
 from dwhctl.monitor.coverage import (
     Cell,
     Row,
