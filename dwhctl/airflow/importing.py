@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +53,7 @@ class Import:
     root: Path
     written: Written
     kept: Kept
-    outcomes: list[ImportOutcome] = field(default_factory=list)
+    outcomes: list[ImportOutcome]
 
     def write(self) -> None:
         """Write the secrets, then the configuration that refers to them. Raise UsageError."""

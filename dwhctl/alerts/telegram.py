@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape, unescape
 from typing import Any
@@ -180,7 +180,7 @@ def chat_message(page: Page) -> Message:
     """Return the page as a message of a chat, with as many reasons as it has room for."""
     html = ""
     for most in _REASONS:
-        html = tidied(page(most))
+        html = without_empty_lines(page(most))
         if length(html) <= LIMIT:
             break
     html = cut(html)
@@ -201,7 +201,7 @@ def _units(text: str) -> int:
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
-def tidied(html: str) -> str:
+def without_empty_lines(html: str) -> str:
     """Return the HTML without the empty lines that conditions of a template leave."""
     lines = "\n".join(line.rstrip() for line in html.split("\n"))
     return _EMPTY_LINES.sub("\n\n", lines).strip()
@@ -211,26 +211,32 @@ def cut(html: str, limit: int = LIMIT) -> str:
     """Return the HTML, or as many of its lines as fit, its tags closed and the number of lines left out at its end."""
     if length(html) <= limit:
         return html
-    lines = html.split("\n")
-    room, kept, tags = limit - _TAIL, 0, list[str]()
-    for line in lines:
+    lines, room = html.split("\n"), limit - _TAIL
+    kept, tags = _fitting(lines, room)
+    if kept:
+        head = "\n".join(lines[:kept]).rstrip() + "".join(f"</{name}>" for name in reversed(tags))
+    else:  # the first line alone is too long: its beginning, without tags
+        kept, head = 1, f"{escape(_shortened(plain(lines[0]), room - 1))}…"
+    left = len(lines) - kept
+    return head + (f"\n... and {counted(left, 'more line')}" if left else "")
+
+
+def _fitting(lines: Sequence[str], room: int) -> tuple[int, list[str]]:
+    """Return how many of the first lines fit, and the tags that are open behind them."""
+    tags: list[str] = []
+    for kept, line in enumerate(lines):
         room -= length(line) + 1
         if room < 0:
-            break
-        kept += 1
+            return kept, tags
         for tag in TAG.finditer(line):
             if not tag[1]:
                 tags.append(tag[2].lower())
             elif tags:
                 tags.pop()
-    if kept == 0:  # the first line alone is too long: its beginning, without tags
-        kept, closing = 1, "…"
-        text, room = plain(lines[0]), limit - _TAIL - 1
-        while _units(text) > room:  # a character takes at most two units
-            text = text[: len(text) - max(1, (_units(text) - room) // 2)]
-        head = escape(text)
-    else:
-        closing = "".join(f"</{name}>" for name in reversed(tags))
-        head = "\n".join(lines[:kept]).rstrip()
-    left = len(lines) - kept
-    return f"{head}{closing}" + (f"\n... and {counted(left, 'more line')}" if left else "")
+    return len(lines), tags
+
+
+def _shortened(text: str, most: int) -> str:
+    while _units(text) > most:  # a character takes at most two units
+        text = text[: len(text) - max(1, (_units(text) - most) // 2)]
+    return text

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from dwhctl.alerts.channels import open_channel, render
 from dwhctl.alerts.digest import sample_digests
-from dwhctl.core.columns import Column
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import SHORTEST
 from dwhctl.core.sql import find_binds, same_but_comments, split_statements
@@ -331,13 +330,10 @@ def _columns(
     if not online:
         return columns, _unknown(columns, f"{slice.start} and {slice.end}")
     with slots_of(project).held(load.target), target.inspection(load.table, load.slice_by) as inspection:
-        return _known(columns, inspection.columns()), []
-
-
-def _known(columns: TableColumns, found: Sequence[Column]) -> TableColumns:
+        found = inspection.columns()
     by_name = {column.name.lower(): column for column in found}
-    slice_by = by_name.get(str(columns.slice_by or "").lower(), columns.slice_by)
-    return replace(columns, names=[column.name for column in found], slice_by=slice_by)
+    slice_by = by_name.get(str(load.slice_by or "").lower(), load.slice_by)
+    return replace(columns, names=[column.name for column in found], slice_by=slice_by), []
 
 
 def _unknown(columns: TableColumns, bounds: str = "") -> list[str]:

@@ -38,8 +38,6 @@ def pages() -> dict[str, Path]:
 
 
 def complete_pages(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
-
     return [CompletionItem(name) for name in pages() if name.startswith(incomplete)]
 
 

@@ -89,22 +89,17 @@ def command(
 
 
 def _show_plan(project: Project, request: RefreshRequest, form: str) -> ExitCode:
-    from dwhctl.cli.common.listing import Listing, ListingColumn
+    from dwhctl.cli.common.listing import Listing
     from dwhctl.refresh.run import plan_refresh
 
-    listing: Listing[PlannedReport] = Listing(
-        ListingColumn("report", lambda planned: planned.report.name),
-        ListingColumn("connection", lambda planned: planned.report.connection),
-        ListingColumn("source", lambda planned: _source(project, planned)),
-        ListingColumn("target", lambda planned: planned.report.target),
-        ListingColumn("needs", lambda planned: "; ".join(map(str, planned.readiness))),
-        ListingColumn("ready", _is_ready),
-    )
     plan = plan_refresh(project, request)
     if form == "json":
         reports = tuple(_planned(project, planned) for planned in plan)
         return show_object(RefreshPlanObject(exit_code=ExitCode.DONE.value, day=request.day, reports=reports))
-    listing.show(plan)
+    listing: Listing[tuple[object, ...]] = Listing(
+        "report", "connection", "source", "target", "needs", "ready"
+    )
+    listing.show(_row(project, planned) for planned in plan)
     waiting = sum(not _is_ready(planned) for planned in plan)
     ready = counted(len(plan) - waiting, "report")
     say(f"would refresh {ready} of {request.day}" + (f"; {waiting:,} not ready" if waiting else ""))
@@ -120,14 +115,14 @@ def _planned(project: Project, planned: PlannedReport) -> PlannedReportPart:
     return PlannedReportPart(report.name, report.connection, source, report.target, needs, _is_ready(planned))
 
 
-def _source(project: Project, planned: PlannedReport) -> str:
-    source = planned.report.source
-    if not isinstance(source, str):
-        return shown_path(source, project.root)
-    if not planned.sql.source.is_query:
-        return source
-    query = " ".join(source.split())
-    return query if len(query) <= _SHOWN_QUERY else query[:_SHOWN_QUERY] + "…"
+def _row(project: Project, planned: PlannedReport) -> tuple[object, ...]:
+    part = _planned(project, planned)
+    source = part.source
+    if isinstance(planned.report.source, str) and planned.sql.source.is_query:
+        query = " ".join(source.split())
+        source = query if len(query) <= _SHOWN_QUERY else f"{query[:_SHOWN_QUERY]}…"
+    needs = "; ".join(map(str, planned.readiness))
+    return part.report, part.connection, source, part.target, needs, part.is_ready
 
 
 def _is_ready(planned: PlannedReport) -> bool:

@@ -192,8 +192,7 @@ def _what(group: FoldedFinding) -> str:
         return f"{found.detail}: {where} ({size})"
     if found.check is Check.EQUAL:
         return f"{where} ({size})"
-    sides = " / ".join(text for text in (found.source, found.warehouse) if text is not None)
-    text = "; ".join(filter(None, (sides, found.detail)))
+    text = "; ".join(filter(None, (found.sides, found.detail)))
     if single:
         return f"{where}: {text}"
     slices = f" ({counted(group.slices, 'slice')})" if group.slices else ""

@@ -90,9 +90,9 @@ class Task:
     shard: str
     last_success: datetime | None
     is_due: bool
-    late: Late | None = None
-    is_old: bool = False
-    old_since: datetime | None = None
+    late: Late | None
+    is_old: bool
+    old_since: datetime | None
 
     @property
     def is_missed(self) -> bool:
@@ -109,7 +109,7 @@ class Sla:
     max_age: timedelta | None
     tasks: tuple[Task, ...]
     next_deadline: datetime | None
-    command: str | None = None
+    command: str | None
 
     @property
     def missed(self) -> list[Task]:
@@ -167,7 +167,7 @@ class _Check:
         store: SessionStore | None,
         now: datetime,
         works: Sequence[Load | Report],
-        known: Coverage | None = None,
+        known: Coverage | None,
     ) -> None:
         self._project = project
         self._store = store
@@ -182,13 +182,8 @@ class _Check:
         self._days = days_until(self._yesterday, days)
         self._known = grouped(known.rows, lambda row: row.load.name) if known else {}
         tasks = [task_name(load.name, shard.name) for load, shards in loads for shard in shards]
-        reports = [work.name for work in works if not isinstance(work, Load)]
-        self._good = self._read_good([*tasks, *reports])
-
-    def _read_good(self, tasks: list[str]) -> Mapping[str, _Good]:
-        if self._store is None or not tasks:
-            return {}
-        return last_successes(self._store, tasks)
+        tasks += [work.name for work in works if not isinstance(work, Load)]
+        self._good: Mapping[str, _Good] = last_successes(store, tasks) if store and tasks else {}
 
     def report(self, report: Report) -> Sla:
         good = self._good.get(report.name, ())

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from dwhctl.core.errors import UsageError
-from dwhctl.monitor.coverage import grouped, sessions_of
+from dwhctl.monitor.coverage import SliceStatus, grouped, sessions_of, status_of
 from dwhctl.project.model import Project
 from dwhctl.sessions import Session
 from dwhctl.sessions.history import find_run
@@ -27,6 +27,11 @@ class Bar:
     def seconds(self) -> float:
         """Return how long it held its worker."""
         return (self.end - self.start).total_seconds()
+
+    @property
+    def status(self) -> SliceStatus:
+        """Return the status of its slice, by this session alone."""
+        return status_of(self.session.state)
 
     @property
     def busy_until(self) -> datetime | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -38,7 +38,7 @@ class WatchReport:
     """What a watch found, and the messages that it sent."""
 
     slas: Sequence[Sla]
-    alerts: list[Delivery] = field(default_factory=list)
+    alerts: list[Delivery]
 
     @property
     def missed(self) -> list[Sla]:
@@ -47,7 +47,7 @@ class WatchReport:
 
 
 def run_watch(
-    project: Project, command: str, listen: Callable[[Notice], None], *, scheduled: bool = False
+    project: Project, command: str, listen: Callable[[Notice], None], *, scheduled: bool
 ) -> WatchReport:
     """Check every deadline and max_age and notify the channels.
 
@@ -95,8 +95,8 @@ def _items(sla: Sla, zone: ZoneInfo) -> Iterator[Item]:
             yield Item(sla.kind, sla.name, task.shard)
             continue
         found, message = (DeadlineMissed, late) if task.late else (TooOld, old)
-        trouble = AlertFailure("", found.__name__, message or "", sla.command or "")
-        yield Item(sla.kind, sla.name, task.shard, status="failed", failure=trouble)
+        failure = AlertFailure("", found.__name__, message or "", sla.command or "")
+        yield Item(sla.kind, sla.name, task.shard, status="failed", failure=failure)
 
 
 def words_of_late(sla: Sla, zone: ZoneInfo) -> str | None:

@@ -73,7 +73,7 @@ class PageRun:
     """A run, with its timeline where it is one of the last and small enough."""
 
     run: PastRun
-    timeline: Timeline | None = None
+    timeline: Timeline | None
 
 
 @dataclass(frozen=True, slots=True)

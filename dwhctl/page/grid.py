@@ -87,7 +87,7 @@ class PageGrid:
     days: tuple[date, ...]
     tables: tuple[GridTable, ...]
     statuses: tuple[SliceStatus, ...]
-    is_folded: bool = False
+    is_folded: bool
 
 
 def status_class(status: str) -> str:

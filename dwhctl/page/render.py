@@ -19,7 +19,7 @@ from dwhctl.core.errors import DwhctlError
 from dwhctl.core.files import write_whole
 from dwhctl.core.secrets import mask
 from dwhctl.core.words import counted, printable, shown_seconds, shown_time
-from dwhctl.monitor.coverage import SliceStatus, status_of
+from dwhctl.monitor.coverage import SliceStatus
 from dwhctl.monitor.timeline import Lane, Timeline
 from dwhctl.page.data import PageContent, read_page
 from dwhctl.page.failing import SessionDetails
@@ -230,8 +230,8 @@ def drawn_bars(lane: Lane, timeline: Timeline) -> list[DrawnBar]:
     worst = -1
     for bar in sorted(lane.bars, key=lambda bar: bar.start):
         first, last = place(bar.start), max(place(bar.end), place(bar.start) + 1)
-        badness = status_of(bar.session.state).badness
-        kind = status_class(bar.session.state)
+        badness = bar.status.badness
+        kind = status_class(bar.status)
         if found and first < found[-1].x + found[-1].width + _CLOSE and last - first <= _CLOSE * 2:
             kept = found.pop()
             kind = kind if badness > worst else kept.kind

@@ -100,7 +100,7 @@ class Comparison:
         project: Project,
         sides: Sides,
         store: SessionStore | None,
-        listen: Callable[[str], None] = lambda _: None,
+        listen: Callable[[str], None],
     ) -> None:
         self._project = project
         self._sides = sides
@@ -153,7 +153,7 @@ class Comparison:
             return []
         self._listen(f"comparing {len(chosen):,} slices{self._sides.what}")
         pairs = self._sides.measure(chosen)
-        differing = [pair for planned in chosen if (pair := self._judge(planned, pairs[planned.slice]))]
+        differing = [pair for planned in chosen if (pair := self._record(planned, pairs[planned.slice]))]
         if explain and differing:
             for slice_, explanation in self._sides.explain(differing).items():
                 result = self._results[slice_]
@@ -166,7 +166,7 @@ class Comparison:
             planned for planned in changed if _may_have_changed(before[planned.slice], after[planned.slice])
         ]
 
-    def _judge(self, planned: PlannedSlice, pair: Pair | AttemptError) -> Pair | None:
+    def _record(self, planned: PlannedSlice, pair: Pair | AttemptError) -> Pair | None:
         """Record the result on a slice; return the pair when both sides have rows, and differ."""
         if not isinstance(pair, Pair):
             self._results[planned.slice] = result_of(planned, not_compared(pair))

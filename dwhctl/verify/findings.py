@@ -87,6 +87,11 @@ class SliceFinding:
     rows: int | None = None
     key: str | None = None
 
+    @property
+    def sides(self) -> str:
+        """Return both values as `1 / 2`, without one that there is not."""
+        return " / ".join(text for text in (self.source, self.warehouse) if text is not None)
+
 
 @dataclass(slots=True)
 class SliceComparison:
@@ -289,7 +294,7 @@ class FoldedFinding:
         return ", ".join(texts)
 
 
-def fold(results: Iterable[SliceComparison], *, equal: bool = False) -> list[FoldedFinding]:
+def fold(results: Iterable[SliceComparison], *, equal: bool) -> list[FoldedFinding]:
     """Fold findings by load, check, column and reason, in their order; with `equal` also the slices without any."""
     found: dict[tuple[object, ...], FoldedFinding] = {}
     for result in results:

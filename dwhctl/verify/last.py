@@ -119,7 +119,6 @@ def read_last(project: Project) -> tuple[LastVerify, ...]:
 
 def _example(result: SliceComparison) -> str:
     finding = result.findings[0]
-    sides = " / ".join(text for text in (finding.source, finding.warehouse) if text is not None)
     where = " ".join(filter(None, (result.shard, str(result.day or ""))))
-    what = " ".join(filter(None, (finding.check.value, finding.column, sides, finding.detail)))
+    what = " ".join(filter(None, (finding.check.value, finding.column, finding.sides, finding.detail)))
     return f"{where}: {what}"

@@ -57,7 +57,7 @@ class SourceAndWarehouse(Sides):
         project: Project,
         jobs: int | None,
         store: SessionStore | None,
-        globs: Sequence[str] = (),
+        globs: Sequence[str],
         listen: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(project, jobs)

@@ -105,7 +105,7 @@ class TwoTables(Sides):
     """The table of a load, and another table of the same warehouse, which the load does not fill."""
 
     def __init__(
-        self, project: Project, jobs: int | None, load: Load, table: str, globs: Sequence[str] = ()
+        self, project: Project, jobs: int | None, load: Load, table: str, globs: Sequence[str]
     ) -> None:
         super().__init__(project, jobs)
         self.what = f" of {load.table} and {table}"

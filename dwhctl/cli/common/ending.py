@@ -106,7 +106,9 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         code, problems = _end(error, debug=settings.debug)
         if problems:
             tell(_listed(problems))
-            _show_error(given, _class_of(error), "\n".join(problems), code)
+            # A defect is an InternalError.
+            kind = type(error) if isinstance(error, DwhctlError | OSError) else InternalError
+            _show_error(given, kind.__name__, "\n".join(problems), code)
         return _notified(code, given, str(error), settings)
 
 
@@ -170,11 +172,6 @@ def _listed(problems: Sequence[str]) -> str:
     if len(problems) == 1:
         return f"Error: {problems[0]}"
     return "\n".join([f"Error: {len(problems)} problems:", *(f"  {line}" for line in problems)])
-
-
-def _class_of(error: Exception) -> str:
-    """Return the class of an error as a result has it: a defect is an InternalError."""
-    return type(error).__name__ if isinstance(error, DwhctlError | OSError) else InternalError.__name__
 
 
 def _show_error(arguments: Sequence[str], error_class: str, message: str, code: int) -> None:
@@ -320,11 +317,8 @@ def rewrite_page(project: Project) -> None:
     except Interrupted:
         tell("interrupted while the page was written; the next run writes it")
     except DwhctlError as error:
-        tell(one_line(f"warning: {_problem(error)}; the run itself is not affected"))
+        text = str(error)
+        problem = text if text.startswith("the page") else f"the page cannot be written: {text}"
+        tell(one_line(f"warning: {problem}; the run itself is not affected"))
     except Exception as error:
         tell(one_line(f"warning: the page cannot be written: {type(error).__name__}: {error}"))
-
-
-def _problem(error: DwhctlError) -> str:
-    text = str(error)
-    return text if text.startswith("the page") else f"the page cannot be written: {text}"

@@ -16,8 +16,6 @@ from dwhctl.cli.common.objects import (
     LoadObject,
     NeedPart,
     NullColumnPart,
-    PlannedLoadPart,
-    PlannedSlicePart,
     PlanObject,
     ReadyPart,
     RefreshObject,
@@ -27,7 +25,7 @@ from dwhctl.cli.common.objects import (
     part_of,
 )
 from dwhctl.cli.common.progress import RunWatcher
-from dwhctl.cli.common.summary import rows_by_load
+from dwhctl.cli.common.summary import planned_loads, planned_slices
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.words import is_whole_command, shown_path
 from dwhctl.load.run import foresee
@@ -148,8 +146,8 @@ def plan_object(project: Project, request: LoadRequest, plan: Plan, *, every_sli
     return PlanObject(
         exit_code=ExitCode.DONE.value,
         slices=len(plan.slices),
-        loads=tuple(PlannedLoadPart(*row) for row in rows_by_load(plan)),
-        planned=_planned(plan) if every_slice else None,
+        loads=planned_loads(plan),
+        planned=planned_slices(plan) if every_slice else None,
         left_out=part_of(LeftOutPart, plan),
         first_day=plan.first_day,
         workers=forecast.workers,
@@ -158,11 +156,4 @@ def plan_object(project: Project, request: LoadRequest, plan: Plan, *, every_sli
             ReadyPart(load.name, shown_path(ready, project.root), load.ready_timeout.total_seconds())
             for load, ready in waiting
         ),
-    )
-
-
-def _planned(plan: Plan) -> tuple[PlannedSlicePart, ...]:
-    return tuple(
-        PlannedSlicePart(planned.load.name, planned.shard.name, planned.slice.day, planned.shard.connection)
-        for planned in plan.slices
     )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import date
 
 from dwhctl.alerts.delivery import Delivery
-from dwhctl.cli.common.listing import Listing, ListingColumn
+from dwhctl.cli.common.listing import Listing
+from dwhctl.cli.common.objects import PlannedLoadPart, PlannedSlicePart
 from dwhctl.cli.common.options import Settings
 from dwhctl.cli.common.output import about, say, tell
 from dwhctl.cli.common.progress import end_line, rate_of, reason_text
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.waiting import Waiting
 from dwhctl.core.words import counted, first_of, one_line, shown_path, shown_seconds, shown_time
+from dwhctl.monitor.coverage import grouped
 from dwhctl.project.days import format_duration
 from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
@@ -27,15 +28,10 @@ from dwhctl.runtime.events import (
     RunResult,
 )
 from dwhctl.runtime.failures import FailureGroup
-from dwhctl.runtime.plan import LoadRequest, Plan, PlannedSlice
+from dwhctl.runtime.plan import LoadRequest, Plan
 
-_LOADS: Listing[tuple[object, ...]] = Listing("load", "first_day", "last_day", "days", "shards", "slices")
-_SLICES: Listing[PlannedSlice] = Listing(
-    ListingColumn("load", lambda planned: planned.load.name),
-    ListingColumn("shard", lambda planned: planned.shard.name),
-    ListingColumn("day", lambda planned: planned.slice.day),
-    ListingColumn("connection", lambda planned: planned.shard.connection),
-)
+_LOADS: Listing[PlannedLoadPart] = Listing("load", "first_day", "last_day", "days", "shards", "slices")
+_SLICES: Listing[PlannedSlicePart] = Listing("load", "shard", "day", "connection")
 
 
 def show_plan(project: Project, request: LoadRequest, settings: Settings) -> ExitCode:
@@ -44,9 +40,9 @@ def show_plan(project: Project, request: LoadRequest, settings: Settings) -> Exi
 
     plan = plan_load(project, request)
     if plan.slices:
-        _LOADS.show(rows_by_load(plan))
+        _LOADS.show(planned_loads(plan))
         if settings.verbose:
-            _SLICES.show(plan.slices)
+            _SLICES.show(planned_slices(plan))
         say(f"would load {counted(len(plan.slices), 'slice')}{left_out(plan)}")
         for line in _about(project, request, plan):
             say(line)
@@ -57,11 +53,11 @@ def show_plan(project: Project, request: LoadRequest, settings: Settings) -> Exi
 
 def tell_plan(project: Project, request: LoadRequest, plan: Plan) -> None:
     """Write on stderr what will be loaded."""
-    for load, first, last, days, shards, slices in rows_by_load(plan):
-        span = f"{first} to {last}" if first != last else f"{first}"
+    for part in planned_loads(plan):
+        span = f"{part.first_day} to {part.last_day}" if part.days > 1 else f"{part.first_day}"
         tell(
-            f"plan: {load}: {span}, {counted(days, 'day')},"
-            f" {counted(shards, 'shard')}, {counted(slices, 'slice')}"
+            f"plan: {part.load}: {span}, {counted(part.days, 'day')},"
+            f" {counted(part.shards, 'shard')}, {counted(part.slices, 'slice')}"
         )
     if plan.slices:
         tell(f"plan: {counted(len(plan.slices), 'slice')}{left_out(plan)}")
@@ -71,15 +67,21 @@ def tell_plan(project: Project, request: LoadRequest, plan: Plan) -> None:
         tell(f"plan: {nothing_to('load', plan)}")
 
 
-def rows_by_load(plan: Plan) -> list[tuple[str, date, date, int, int, int]]:
-    """Return load, first day, last day, days, shards and slices of each load of a plan."""
-    rows = []
-    for name in sorted({planned.load.name for planned in plan.slices}):
-        slices = [planned for planned in plan.slices if planned.load.name == name]
+def planned_loads(plan: Plan) -> tuple[PlannedLoadPart, ...]:
+    """Return the loads of a plan, with the numbers of their days, shards and slices."""
+    parts = []
+    for load, slices in sorted(grouped(plan.slices, lambda planned: planned.load.name).items()):
         days = {planned.slice.day for planned in slices}
         shards = {planned.shard.name for planned in slices}
-        rows.append((name, min(days), max(days), len(days), len(shards), len(slices)))
-    return rows
+        parts.append(PlannedLoadPart(load, min(days), max(days), len(days), len(shards), len(slices)))
+    return tuple(parts)
+
+
+def planned_slices(plan: Plan) -> tuple[PlannedSlicePart, ...]:
+    return tuple(
+        PlannedSlicePart(planned.load.name, planned.shard.name, planned.slice.day, planned.shard.connection)
+        for planned in plan.slices
+    )
 
 
 def nothing_to(verb: str, plan: Plan) -> str:

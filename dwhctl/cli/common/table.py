@@ -50,8 +50,8 @@ _TO_COPY = ("command",)
 def table_text(
     columns: Sequence[ListingColumn[Any]],
     rows: Sequence[Sequence[object]],
-    spare: Sequence[str] = (),
-    longest: int | None = None,
+    spare: Sequence[str],
+    longest: int | None,
 ) -> str:
     """Return the table, without a line's end behind it; on a terminal cells are cut at `longest` characters."""
     headers = [column.name.replace("_", " ") for column in columns]
@@ -205,11 +205,8 @@ def _styled(column: ListingColumn[Any], value: object, text: str, longest: int |
 
 
 def _is_right(column: ListingColumn[Any], values: Sequence[object]) -> bool:
-    return not column.is_id and all(value is None or _is_number(value) for value in values)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    kinds = {type(value) for value in values if value is not None}
+    return not column.is_id and kinds <= {int, float}
 
 
 def _text(column: ListingColumn[Any], value: object) -> str:

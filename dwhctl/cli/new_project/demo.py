@@ -208,14 +208,14 @@ def _is_down(project: Project, city: str) -> Iterator[None]:
         away.rename(path)
 
 
-def make_project(folder: Path, settings: Settings, expected_days: int = EXPECTED_DAYS) -> Project:
+def make_project(folder: Path, settings: Settings) -> Project:
     """Write the project's files and databases. Raise UsageError when the folder is in use."""
     from dwhctl.cli.new_project.demo_data import first_day, make_shards
 
     _refuse_used(folder)
     write_new_files(folder, {path: read_template("demo", name) for path, name in FILES.items()})
     now = datetime.now(read_project(folder).zone)
-    start, path = now.date() - timedelta(days=expected_days), folder / "config/loads/orders.toml"
+    start, path = now.date() - timedelta(days=EXPECTED_DAYS), folder / "config/loads/orders.toml"
     path.write_text(path.read_text(encoding="utf-8").replace("2020-02-08", f"{start}"), encoding="utf-8")
     project = read_project(folder)
     orders = make_shards(project, now)

@@ -32,7 +32,7 @@ COLOURS: Mapping[SliceStatus, str] = {
 }
 
 
-def legend(statuses: Iterable[SliceStatus], width: int | None, more: Iterable[str] = ()) -> list[Text]:
+def legend(statuses: Iterable[SliceStatus], width: int | None, more: Iterable[str]) -> list[Text]:
     """Return lines that explain these statuses, the best first, no wider than the terminal."""
     lines = [Text()]
     shown = sorted(set(statuses), key=lambda status: status.badness)
@@ -99,7 +99,8 @@ def blocks_of(coverage: Coverage, fold: GridFold, height: int | None) -> list[Bl
     if fold is GridFold.SHARD:
         return _blocks_by_load(coverage.rows)
     heads = ("load", "server") if fold is GridFold.SERVER else ("load",)
-    lines = _folded(coverage.rows, len(heads))
+    groups = grouped(coverage.rows, lambda row: (row.load.name, row.shard.connection)[: len(heads)])
+    lines = tuple(GridLine(key, marks_of(group)) for key, group in groups.items())
     shards = {row.shard.name for row in coverage.rows}
     main = Block(f"{counted(len(shards), 'shard')}, {_completeness(coverage.rows)}", heads, lines)
     room = _WITH_GAPS if height is None else min(height - len(lines) - 2 * _LINES_AROUND, _MOST_WITH_GAPS)
@@ -115,11 +116,6 @@ def _blocks_by_load(rows: Sequence[Row]) -> list[Block]:
         )
         for name, group in grouped(rows, lambda row: row.load.name).items()
     ]
-
-
-def _folded(rows: Sequence[Row], names: int) -> tuple[GridLine, ...]:
-    groups = grouped(rows, lambda row: (row.load.name, row.shard.connection)[:names])
-    return tuple(GridLine(key, marks_of(group)) for key, group in groups.items())
 
 
 def _with_gaps(rows: Sequence[Row], room: int) -> list[Block]:
@@ -149,9 +145,7 @@ _SHORTEST_NAME = 8
 _GAPS = 6
 
 
-def grid_picture(
-    coverage: Coverage, size: tuple[int, int] | None = None, fold: bool | None = None
-) -> list[Text]:
+def grid_picture(coverage: Coverage, size: tuple[int, int] | None, fold: bool | None) -> list[Text]:
     """Draw a coverage for a terminal of so many columns and lines; None: for a file, at full width."""
     width, height = size or (None, None)
     kind = choose_fold(coverage, height, fold)

@@ -117,16 +117,15 @@ def _works(run: PastRun) -> str:
     return ", ".join(works)
 
 
-def _count(state: str) -> ListingColumn[PastRun]:
-    return ListingColumn(state, style=count_style(state))
-
-
 RUNS: Listing[PastRun] = Listing(
     "run_id", "started", "finished",
     ListingColumn("loads", lambda run: ", ".join(run.loads), in_table=_works, is_text=True),
     ListingColumn("reports", lambda run: ", ".join(run.reports), in_table=False),
     "slices",
-    *map(_count, ("loaded", "skipped", "failed", "up_for_retry", "abandoned", "running")),
+    *(
+        ListingColumn(state, style=count_style(state))
+        for state in ("loaded", "skipped", "failed", "up_for_retry", "abandoned", "running")
+    ),
     "rows", "seconds", "host",
     ListingColumn("pid", is_id=True),
     spare=(
