@@ -133,11 +133,14 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     is_right = all(trip.ok for trip in trips)
     ungrouped = OnlineCheck(project).ungrouped(reached)
     if form == "json":
-        errors, warnings, _ = _by_weight(ungrouped)
-        code = ExitCode.DONE if is_right and not errors else ExitCode.FAILED
+        found = _by_weight(ungrouped)
+        code = ExitCode.DONE if is_right and not found.errors else ExitCode.FAILED
         return show_object(
             ConnectionTestObject(
-                exit_code=code.value, connections=tuple(trips), errors=errors, warnings=warnings
+                exit_code=code.value,
+                connections=tuple(trips),
+                errors=tuple(found.errors),
+                warnings=tuple(found.warnings),
             )
         )
     shown = [trip for trip in trips if not (settings.quiet and trip.ok)]
@@ -279,33 +282,45 @@ def check(settings: Settings, online: bool, form: str) -> ExitCode:
         tell(f"Warning: {warning}")
     for note in () if settings.quiet else found.notes:
         say(f"Note: {note}")
-    if found.problems:
-        raise ConfigError("\n".join(found.problems))
+    if found.errors:
+        raise ConfigError("\n".join(found.errors))
     wrong = _check_online(project, quiet=settings.quiet) if online else 0
     if not wrong and not settings.quiet:
-        say(f"{project.root}: the configuration is right: {_contents_text(project)}")
+        contents = asdict(_contents(project)).items()
+        counts = ", ".join(counted(number, name.removesuffix("s")) for name, number in contents)
+        say(f"{project.root}: the configuration is right: {counts}")
     return ExitCode.FAILED if wrong else ExitCode.DONE
 
 
-class _OfFiles(NamedTuple):
-    """What is wrong with the files, and what could be better."""
+class _Found(NamedTuple):
+    """What is wrong, what could be better, and what needs no correction."""
 
-    problems: list[str]
+    errors: list[str]
     warnings: list[str]
     notes: list[str]
 
 
-def _check_files(project: Project, *, online: bool) -> _OfFiles:
+def _check_files(project: Project, *, online: bool) -> _Found:
     secrets = (*unreadable_secrets(project), *short_secrets(project))
     local = local_files(project)
     # The check of the databases reports each shard's file, and continues with the others.
     folders, shards = ([], []) if online else (local.warnings, local.missing_shards)
     of_files = (*open_files(project), *unread_files(project), *folders)
-    return _OfFiles(
+    return _Found(
         [*local.problems, *shards, *template_problems(project)],
         [*project.warnings, *ignored_systems(), *secrets, *of_files, *in_clear(project)],
         list(unchecked(project)),
     )
+
+
+def _check_databases(project: Project) -> Iterator[CheckFinding]:
+    """Yield what is to be said about the cluster and the databases."""
+    from dwhctl.check.online import CheckFinding, OnlineCheck  # imports pyarrow
+    from dwhctl.load.cluster_client import cluster_problem
+
+    if project.executor.type == "dask" and (problem := cluster_problem(project.executor)):
+        yield CheckFinding("executor", problem)
+    yield from OnlineCheck(project).findings()
 
 
 def _check_object(settings: Settings, *, online: bool) -> CheckObject:
@@ -316,40 +331,30 @@ def _check_object(settings: Settings, *, online: bool) -> CheckObject:
             exit_code=error.exit_code.value, project=None, contents=None, online=False,
             errors=tuple(str(error).split("\n")), warnings=(), notes=(),
         )  # fmt: skip
-    problems, warnings, notes = _check_files(project, online=online)
-    code, is_online = ExitCode.USAGE if problems else ExitCode.DONE, online and not problems
+    found = _check_files(project, online=online)
+    code, is_online = ExitCode.USAGE if found.errors else ExitCode.DONE, online and not found.errors
     if is_online:
-        from dwhctl.check.online import OnlineCheck  # imports pyarrow
-
-        of_databases = _by_weight(OnlineCheck(project).findings())
-        code = ExitCode.FAILED if of_databases[0] else ExitCode.DONE
-        problems += of_databases[0]
-        warnings += of_databases[1]
-        notes += of_databases[2]
+        of_databases = _by_weight(_check_databases(project))
+        code = ExitCode.FAILED if of_databases.errors else ExitCode.DONE
+        found = _Found(*(mine + theirs for mine, theirs in zip(found, of_databases, strict=True)))
+    errors, warnings, notes = map(tuple, found)
     return CheckObject(
         exit_code=code.value, project=str(project.root), contents=_contents(project), online=is_online,
-        errors=tuple(problems), warnings=tuple(warnings), notes=tuple(notes),
+        errors=errors, warnings=warnings, notes=notes,
     )  # fmt: skip
 
 
-def _by_weight(findings: Iterable[CheckFinding]) -> tuple[tuple[str, ...], ...]:
-    """Return the lines of errors, of warnings and of notes."""
-    lines: tuple[list[str], list[str], list[str]] = ([], [], [])
+def _by_weight(findings: Iterable[CheckFinding]) -> _Found:
+    found = _Found([], [], [])
     for finding in findings:
-        lines[0 if finding.wrong else 2 if finding.note else 1].append(_line(finding))
-    return tuple(map(tuple, lines))
+        found[0 if finding.wrong else 2 if finding.note else 1].append(_line(finding))
+    return found
 
 
 def _check_online(project: Project, *, quiet: bool) -> int:
     """Show what is wrong with the databases and the cluster; return how many errors there are."""
-    from dwhctl.check.online import OnlineCheck  # imports pyarrow
-    from dwhctl.load.cluster_client import cluster_problem
-
     wrong, notes = 0, list[str]()
-    if project.executor.type == "dask" and (problem := cluster_problem(project.executor)):
-        wrong += 1
-        say(one_line(f"executor: {problem}"))
-    for finding in OnlineCheck(project).findings():
+    for finding in _check_databases(project):
         if finding.wrong:
             wrong += 1
             say(_line(finding))
@@ -371,7 +376,3 @@ def _contents(project: Project) -> ContentsPart:
     return ContentsPart(
         len(project.connections), shards, len(project.loads), len(project.reports), len(project.alerts)
     )
-
-
-def _contents_text(project: Project) -> str:
-    return ", ".join(counted(number, name[:-1]) for name, number in asdict(_contents(project)).items())
