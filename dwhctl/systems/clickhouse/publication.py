@@ -181,8 +181,8 @@ class ClickHousePublication(Publication):
         if not deleted and (hidden := (stored or 0) - seen) > 0:
             raise TargetRefusedError(
                 f"{self._table}: {hidden:,} of the {stored:,} rows of the partition {partition} are hidden from the"
-                " user, and would be lost when it is replaced: drop the row policy (or additional_table_filters) of this"
-                " user; rows of a DELETE or TTL that is under way are gone when it has ended"
+                " user, and would be lost when it is replaced: drop the row policy (or additional_table_filters) of"
+                " this user; rows of a DELETE or TTL that is under way are gone when it has ended"
             )
 
     def _kept(self, partition: str) -> str:
