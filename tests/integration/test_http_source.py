@@ -55,6 +55,12 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_WAIT", lambda _state: 0.01)
 
 
+@pytest.fixture(autouse=True)
+def no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin without a token: a server may have the port of an earlier one."""
+    monkeypatch.setattr("dwhctl.systems.http.auth._TOKENS", {})
+
+
 def answered(
     answer: Callable[[Asked], Reply], columns: Any = ID, state: Path | None = None, **endpoint: Any
 ) -> Any:
@@ -896,6 +902,29 @@ def test_rows_and_tokens_of_an_answer_that_is_no_page_are_not_shown(status: int)
         with pytest.raises(AttemptError) as caught:
             rows_of(connection(api.url, auth=auth), query(ID))
     assert str(caught.value) == f"connection crm: access_token_url: the server answered {status}"
+
+
+def test_slices_of_a_process_share_a_token_until_it_is_refused() -> None:
+    """A token for each slice is refused by servers that limit them or keep only the last one."""
+    good = ["token-of-the-hour-0"]
+
+    def answer(asked: Asked) -> Reply:
+        if asked.path == "/token":
+            return page({"access_token": good[0]})
+        is_good = asked.headers["Authorization"] == f"Bearer {good[0]}"
+        return page({"items": RECORDS}) if is_good else Reply(401)
+
+    with Api(answer) as api:
+        auth = {
+            "type": "oauth2_client_credentials", "access_token_url": f"{api.url}token", "client_id": "dwh",
+            "client_secret": SECRET,
+        }  # fmt: skip
+        for number, asked_for in ((1, 1), (1, 1), (2, 2), (2, 2)):
+            good[0] = f"token-of-the-hour-{number}"
+            assert rows_of(connection(api.url, auth=auth), query(ID, **ITEMS)) == IDS
+            assert sum(asked.path == "/token" for asked in api.requests) == asked_for
+        rows_of(connection(api.url, auth={**auth, "client_id": "other"}), query(ID, **ITEMS))
+        assert sum(asked.path == "/token" for asked in api.requests) == 3
 
 
 def test_a_token_that_is_201_created_is_a_token() -> None:
