@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import http.client
 import os
-import stat
 import socket
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import closing
