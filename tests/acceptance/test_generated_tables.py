@@ -82,7 +82,7 @@ def test_a_partition_of_clickhouse_is_a_day_of_the_slices(
         "config/dwhctl.toml",
         '[project]\ntimezone = "Europe/Moscow"\n[sessions]\nconnection = "own"\n[connections]\n'
         'own = { type = "sqlite", path = "state/own.sqlite" }\n'
-        'dwh = { type = "clickhouse", host = "127.0.0.1" }\n'
+        'dwh = { type = "clickhouse", host = "127.0.0.1", user = "dwh" }\n'
         'crm = { type = "http", base_url = "http://127.0.0.1:9/" }\n'
         f'[shards.accounts]\ncrm = ["acme", {{ name = "north", zone = "{second}" }}]\n',
     )
