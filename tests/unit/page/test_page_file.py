@@ -172,7 +172,9 @@ def test_the_server_only_shows_the_page(server: PageServer) -> None:
 def test_a_monitor_that_speaks_http_1_0_needs_no_host(
     server: PageServer, version: bytes, status: bytes
 ) -> None:
-    with closing(socket.create_connection(server.server_address[:2], timeout=20)) as client:
+    with closing(
+        socket.create_connection(("127.0.0.1", int(server.server_address[1])), timeout=20)
+    ) as client:
         client.sendall(b"HEAD / HTTP/" + version + b"\r\n\r\n")
         assert client.recv(12) == b"HTTP/1.0 " + status
 
