@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from dwhctl.core.errors import ValueRefusedError
+from dwhctl.core.errors import TargetRefusedError, ValueRefusedError
 from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.systems.base.staging import Publication, ReplaceGuard, replace_in_transaction
 
@@ -121,6 +121,8 @@ class Statement:
     about: str = ""
 
 
+#: The columns of a table, or why a load cannot use it.
+Described = Sequence["Column"] | TargetRefusedError
 #: The purposes of the statements of a publication.
 HELD = "the rows that the slice has in the table"
 STAGED = "the rows that are staged; another number than was extracted fails the slice"
@@ -229,6 +231,16 @@ class Target(ABC):
     def columns(self, table: str) -> Sequence[Column]:
         """Return the table's columns in order. Raise TargetRefusedError when there is no such table."""
 
+    def described(self, tables: Sequence[str]) -> Mapping[str, Described]:
+        """Return for each table what `columns` returns, or the TargetRefusedError that it raises."""
+        found: dict[str, Described] = {}
+        for table in tables:
+            try:
+                found[table] = self.columns(table)
+            except TargetRefusedError as error:
+                found[table] = error
+        return found
+
     def warnings(self, table: str) -> Sequence[ColumnWarning]:  # noqa: ARG002
         """Return what prevents or slows loads into the table: privileges, keys."""
         return ()
@@ -314,11 +326,7 @@ class Target(ABC):
         is not known, for its bounds (`<start>`, `<end>`).
         """
 
-    def direct_statements(
-        self,
-        slice: Slice,  # noqa: ARG002
-        columns: TableColumns,  # noqa: ARG002
-    ) -> Sequence[Statement]:
+    def direct_statements(self, slice: Slice, columns: TableColumns) -> Sequence[Statement]:  # noqa: ARG002
         """Return the statements of `write_slice`, as `publish_statements` does: none where it cannot write directly."""
         return ()
 

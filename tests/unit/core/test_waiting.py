@@ -311,8 +311,13 @@ def test_a_load_that_gets_no_slot_says_who_has_it(tmp_path: Path, said: list[Wai
     sandbox.write().fill()
     heard: list[Event] = []
     with another_process(HOLD_SLOT, tmp_path / "state") as holder:
-        threading.Timer(1.0, holder.kill).start()
-        report = sandbox.load(listen=heard.append)
+
+        def listen(event: Event) -> None:
+            heard.append(event)
+            if isinstance(event, Waiting):
+                holder.kill()
+
+        report = sandbox.load(listen=listen)
     assert report.loaded == 1
     waits = [event.text for event in heard if isinstance(event, Waiting)]
     assert waits[0].startswith(

@@ -47,7 +47,9 @@ def problem(root: Path, text: str, **keys: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["SELECT '}} %} #}' FROM t WHERE x > '{' ||:start\n", "SELECT 1\r\nFROM t\r\n"])
+@pytest.mark.parametrize(
+    "text", ["SELECT '}} %} #}' FROM t WHERE x > '{' ||:start\n", "SELECT 1\r\nFROM t\r\n"]
+)
 def test_a_text_without_markup_is_as_it_is_and_not_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
