@@ -253,8 +253,10 @@ class PostgresStore(SessionStore):
     def _begin(self) -> None:
         self._connection.execute("BEGIN")
 
-    def _write(self, doing: str, what: str, steps: Sequence[tuple[str, Mapping[str, object]]]) -> Rows:
-        [(statement, values)] = steps
+    def _write(
+        self, doing: str, whats: Sequence[str], steps: Sequence[tuple[str, Mapping[str, object]]]
+    ) -> Rows:
+        [what], [(statement, values)] = whats, steps
         with self._operation(doing):
             faults.reach(f"sessions.{what}.begin")
             rows = _AFTER_DEADLOCK(self._execute, statement, values)

@@ -166,7 +166,12 @@ def test_many_tables_are_described_by_one_query(
     target.run_statements([f"CREATE TABLE {name} (LIKE {TABLE})" for name in names])
     asked: list[str] = []
     query = CopyClient.query
-    monkeypatch.setattr(CopyClient, "query", lambda self, sql: asked.append(sql) or query(self, sql))
+
+    def counted(self: CopyClient, sql: str) -> list[tuple[object, ...]]:
+        asked.append(sql)
+        return query(self, sql)
+
+    monkeypatch.setattr(CopyClient, "query", counted)
     found = target.described([*names, TABLE, "stage.missing"])
     assert sum("pg_attribute" in sql for sql in asked) == 1
     assert [found[name] for name in names] == [found[TABLE]] * 20

@@ -6,7 +6,6 @@ import os
 import socket
 import sqlite3
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
