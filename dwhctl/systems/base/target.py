@@ -31,14 +31,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from dwhctl.core.errors import TargetRefusedError, ValueRefusedError
+from dwhctl.core.columns import described_each
+from dwhctl.core.errors import ValueRefusedError
 from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.systems.base.staging import Publication, ReplaceGuard, replace_in_transaction
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dwhctl.core.columns import Column
+    from dwhctl.core.columns import Column, Described
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
@@ -121,8 +122,6 @@ class Statement:
     about: str = ""
 
 
-#: The columns of a table, or why a load cannot use it.
-Described = Sequence["Column"] | TargetRefusedError
 #: The purposes of the statements of a publication.
 HELD = "the rows that the slice has in the table"
 STAGED = "the rows that are staged; another number than was extracted fails the slice"
@@ -233,13 +232,7 @@ class Target(ABC):
 
     def described(self, tables: Sequence[str]) -> Mapping[str, Described]:
         """Return for each table what `columns` returns, or the TargetRefusedError that it raises."""
-        found: dict[str, Described] = {}
-        for table in tables:
-            try:
-                found[table] = self.columns(table)
-            except TargetRefusedError as error:
-                found[table] = error
-        return found
+        return described_each(tables, self.columns)
 
     def warnings(self, table: str) -> Sequence[ColumnWarning]:  # noqa: ARG002
         """Return what prevents or slows loads into the table: privileges, keys."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from dwhctl.core.columns import described_each
 from dwhctl.core.errors import AttemptError, TargetBusyError, TargetRefusedError
 from dwhctl.core.sql import quote_name
 from dwhctl.systems.base.server import ServerTarget
@@ -32,9 +33,9 @@ from dwhctl.systems.clickhouse.staging import ClickHouseStage
 from dwhctl.systems.clickhouse.types import literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from dwhctl.core.columns import Column
+    from dwhctl.core.columns import Column, Described
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
@@ -78,6 +79,10 @@ class ClickHouseTarget(ServerTarget["ClickHouseConnection", ClickHouseClient]):
     def columns(self, table: str) -> Sequence[Column]:
         with self._connected("columns") as client:
             return catalog.described(client, self._name(table))
+
+    def described(self, tables: Sequence[str]) -> Mapping[str, Described]:
+        with self._connected("columns") as client:
+            return described_each(tables, lambda table: catalog.described(client, self._name(table)))
 
     def warnings(self, table: str) -> Sequence[ColumnWarning]:
         with self._connected("warnings") as client:

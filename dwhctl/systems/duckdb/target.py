@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from dwhctl.core.columns import Column
+from dwhctl.core.columns import Column, Described, described_each
 from dwhctl.core.errors import AttemptError, DatabaseMissingError, StagingError, TargetRefusedError
 from dwhctl.core.files import SpillFolder, inside
 from dwhctl.core.sql import quote_name, quote_path
@@ -68,6 +68,14 @@ class DuckdbTarget(Target):
     def columns(self, table: str) -> Sequence[Column]:
         with self._open() as db:
             return described(db, table)
+
+    def described(self, tables: Sequence[str]) -> Mapping[str, Described]:
+        def describe(table: str) -> Sequence[Column]:
+            with self.at_statement(None):
+                return described(db, table)
+
+        with self._open() as db:
+            return described_each(tables, describe)
 
     def declaration(self, column: Column) -> str:
         return engine.declaration(column)

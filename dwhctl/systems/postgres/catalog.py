@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from dwhctl.core.columns import described_each
 from dwhctl.core.errors import About, CountsDifferError, TargetError, TargetRefusedError
 from dwhctl.core.sql import literal, quote_name, quote_path
 from dwhctl.systems.base.staging import run_label, staging_name, staging_prefix
@@ -18,8 +19,8 @@ from dwhctl.systems.postgres import NAME_OCTETS, types
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from dwhctl.core.columns import Column
-    from dwhctl.systems.base.target import Described, StagingGroup
+    from dwhctl.core.columns import Column, Described
+    from dwhctl.systems.base.target import StagingGroup
     from dwhctl.systems.postgres.copy_client import CopyClient
 
 _DIGEST_OCTETS = 4
@@ -123,13 +124,7 @@ def described_tables(client: CopyClient, names: Iterable[str]) -> dict[str, Desc
     """Return the columns of each table that dwhctl writes, or the error that `described` raises, by one query."""
     quoted = {name: quote_path(name) for name in names}
     declared = _declared(client, quoted.values())
-    found: dict[str, Described] = {}
-    for name, table in quoted.items():
-        try:
-            found[name] = _written(name, declared.get(table, []))
-        except TargetRefusedError as error:
-            found[name] = error
-    return found
+    return described_each(quoted, lambda name: _written(name, declared.get(quoted[name], [])))
 
 
 def _written(name: str, declared: list[Declared]) -> list[Column]:

@@ -51,7 +51,7 @@ from dwhctl.systems.vertica.client import VerticaClient
 from dwhctl.systems.vertica.refresh import VerticaInspection, VerticaRefresh, refresh_statements
 
 if TYPE_CHECKING:
-    from dwhctl.core.columns import Column
+    from dwhctl.core.columns import Column, Described
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
@@ -91,6 +91,10 @@ class VerticaTarget(ServerTarget["VerticaConnection", VerticaClient]):
     def columns(self, table: str) -> Sequence[Column]:
         with self._connected("columns") as client:
             return catalog.described(client, TableName.of(table))
+
+    def described(self, tables: Sequence[str]) -> Mapping[str, Described]:
+        with self._connected("columns") as client:
+            return catalog.described_tables(client, tables)
 
     def warnings(self, table: str) -> Sequence[ColumnWarning]:
         with self._connected("warnings") as client:
