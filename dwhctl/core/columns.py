@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from dwhctl.core.errors import TargetRefusedError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,20 +62,3 @@ class Column:
     no_nul: bool = False
     any_octets: bool = False
     allowed: tuple[str, ...] | None = None
-
-
-#: The columns of a table, or why a load cannot use it.
-Described = Sequence[Column] | TargetRefusedError
-
-
-def described_each(
-    tables: Iterable[str], describe: Callable[[str], Sequence[Column]]
-) -> dict[str, Described]:
-    """Return for each table what `describe` returns, or the TargetRefusedError that it raises."""
-    found: dict[str, Described] = {}
-    for table in tables:
-        try:
-            found[table] = describe(table)
-        except TargetRefusedError as error:
-            found[table] = error
-    return found

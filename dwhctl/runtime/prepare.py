@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from dwhctl.core import errors
-from dwhctl.core.columns import OWN_COLUMNS, SERVICE_FIELDS, Column, Described, Kind
+from dwhctl.core.columns import OWN_COLUMNS, SERVICE_FIELDS, Column, Kind
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import split_statements
 from dwhctl.project.templates import render_file
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dwhctl.runtime.plan import Plan, PlannedSlice
     from dwhctl.runtime.slots import Slots
     from dwhctl.sessions.store import SessionStore
-    from dwhctl.systems.base.staging import HeldValues
+    from dwhctl.systems.base.staging import Described, HeldValues
     from dwhctl.systems.base.target import StagedSlice, Target
 
 Result = TypeVar("Result")

@@ -31,15 +31,20 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from dwhctl.core.columns import described_each
 from dwhctl.core.errors import ValueRefusedError
 from dwhctl.core.sql import quote_name, quote_path
-from dwhctl.systems.base.staging import Publication, ReplaceGuard, replace_in_transaction
+from dwhctl.systems.base.staging import (
+    Described,
+    Publication,
+    ReplaceGuard,
+    described_each,
+    replace_in_transaction,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dwhctl.core.columns import Column, Described
+    from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable

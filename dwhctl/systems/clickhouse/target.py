@@ -12,11 +12,10 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from dwhctl.core.columns import described_each
 from dwhctl.core.errors import AttemptError, TargetBusyError, TargetRefusedError
 from dwhctl.core.sql import quote_name
 from dwhctl.systems.base.server import ServerTarget
-from dwhctl.systems.base.staging import TOKEN, run_label, stage_label, staging_prefix
+from dwhctl.systems.base.staging import TOKEN, described_each, run_label, stage_label, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning, Stage, StagingGroup
 from dwhctl.systems.clickhouse import catalog, types
 from dwhctl.systems.clickhouse.catalog import ClickHouseTable, described_column
@@ -35,12 +34,12 @@ from dwhctl.systems.clickhouse.types import literal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from dwhctl.core.columns import Column, Described
+    from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
     from dwhctl.systems.base.inspection import Inspection
-    from dwhctl.systems.base.staging import Publication
+    from dwhctl.systems.base.staging import Described, Publication
     from dwhctl.systems.base.target import Refresh, Statement, TableColumns
     from dwhctl.systems.clickhouse.system import ClickHouseConnection
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from dwhctl.core.columns import Column, Described, described_each
+from dwhctl.core.columns import Column
 from dwhctl.core.errors import AttemptError, DatabaseMissingError, StagingError, TargetRefusedError
 from dwhctl.core.files import SpillFolder, inside
 from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
-from dwhctl.systems.base.staging import Publication
+from dwhctl.systems.base.staging import Described, Publication, described_each
 from dwhctl.systems.base.target import Refresh, Stage, StagingGroup, Statement, TableColumns, Target
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb import staging as sent

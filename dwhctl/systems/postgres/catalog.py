@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from dwhctl.core.columns import described_each
 from dwhctl.core.errors import About, CountsDifferError, TargetError, TargetRefusedError
 from dwhctl.core.sql import literal, quote_name, quote_path
-from dwhctl.systems.base.staging import run_label, staging_name, staging_prefix
+from dwhctl.systems.base.staging import described_each, run_label, staging_name, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning
 from dwhctl.systems.postgres import NAME_OCTETS, types
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from dwhctl.core.columns import Column, Described
+    from dwhctl.core.columns import Column
+    from dwhctl.systems.base.staging import Described
     from dwhctl.systems.base.target import StagingGroup
     from dwhctl.systems.postgres.copy_client import CopyClient
 

@@ -34,10 +34,11 @@ from dwhctl.systems.postgres.publication import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from dwhctl.core.columns import Column, Described
+    from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
+    from dwhctl.systems.base.staging import Described
     from dwhctl.systems.base.target import Statement, TableColumns
     from dwhctl.systems.postgres.system import PostgresConnection
 

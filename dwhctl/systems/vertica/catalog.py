@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vertica_python import errors as driver_errors
 
-from dwhctl.core.columns import Column, Described, described_each
+from dwhctl.core.columns import Column
 from dwhctl.core.errors import (
     About,
     AttemptError,
@@ -23,7 +23,7 @@ from dwhctl.core.errors import (
 )
 from dwhctl.core.secrets import mask
 from dwhctl.core.sql import literal, quote_name
-from dwhctl.systems.base.staging import literals, staging_name
+from dwhctl.systems.base.staging import Described, described_each, literals, staging_name
 from dwhctl.systems.base.target import ColumnWarning, StagingGroup
 from dwhctl.systems.vertica import NAME_OCTETS, types
 

@@ -51,10 +51,11 @@ from dwhctl.systems.vertica.client import VerticaClient
 from dwhctl.systems.vertica.refresh import VerticaInspection, VerticaRefresh, refresh_statements
 
 if TYPE_CHECKING:
-    from dwhctl.core.columns import Column, Described
+    from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
+    from dwhctl.systems.base.staging import Described
     from dwhctl.systems.vertica.system import VerticaConnection
 
 _TOKEN_TYPE = "VARCHAR(64)"  # noqa: S105

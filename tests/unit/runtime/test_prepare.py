@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dwhctl.core.columns import Column, Described, Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import ConfigError, TargetBusyError, TargetRefusedError
 from dwhctl.load.run import plan_load
 from dwhctl.project.connections import SYSTEMS, Connection
@@ -20,6 +20,7 @@ from dwhctl.project.read import read_project
 from dwhctl.runtime.plan import LoadRequest, Plan
 from dwhctl.runtime.prepare import describe_targets, targets_of
 from dwhctl.runtime.slots import Slots
+from dwhctl.systems.base.staging import Described
 from tests.support.projects import CREATE, DAY, Sandbox
 from tests.unit.projects import a_load, a_project
 from tests.unit.runs_kit import FakeTarget, planned
