@@ -94,6 +94,10 @@ class NoopTarget:
         ]
         return [*_columns(), *service]
 
+    def described(self, tables: Sequence[str]) -> dict[str, Sequence[Column]]:
+        """The columns of each table."""
+        return {table: self.columns(table) for table in tables}
+
     def session(self) -> AbstractContextManager[NoopTarget]:
         """Itself: there is no connection."""
         return nullcontext(self)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from dwhctl.core.errors import ExitCode, Interrupted
@@ -127,7 +127,12 @@ def poll(
 
     The wait is announced: `what` says for what.
     """
+    first = attempt()
+    if first:
+        return first  # as nearly always: hundreds of locks are taken at the start of a run
     from tenacity import Retrying, retry_if_not_result, stop_after_delay, stop_never
+
+    results = chain((first,), iter(attempt, object()))
 
     def seconds_to_sleep(state: RetryCallState) -> float:
         left = seconds - (state.seconds_since_start or 0.0)
@@ -140,7 +145,7 @@ def poll(
             wait=seconds_to_sleep,
             before_sleep=lambda _: wait.note(what),
             retry_error_callback=lambda state: state.outcome.result(),  # type: ignore[union-attr]
-        )(attempt)
+        )(lambda: next(results))
 
 
 def _rounded(seconds: float) -> str:

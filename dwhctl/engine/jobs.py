@@ -260,15 +260,19 @@ class Attempts:
         started = started or datetime.now(UTC)
         for job in jobs:
             job.attempt += 1
-        return self.store.open(
-            [
-                NewSession(
-                    self._result.run_id, job.config.name, job.shard or None, job.day, job.attempt,
-                    token, started, worker,
-                )
-                for job, token, worker in zip(jobs, tokens, workers, strict=True)
-            ]
-        )  # fmt: skip
+        new = [
+            NewSession(
+                self._result.run_id, job.config.name, job.shard or None, job.day, job.attempt,
+                token, started, worker,
+            )
+            for job, token, worker in zip(jobs, tokens, workers, strict=True)
+        ]  # fmt: skip
+        if not self.store.joins_writes:
+            return self.store.open(new)
+        closed = self._take_closed()
+        ids = self.store.open(new, [closing for closing, _ in closed])
+        self._announce(event for _, event in closed)
+        return ids
 
     def close(
         self,
@@ -328,11 +332,16 @@ class Attempts:
 
     def flush(self) -> None:
         """Write what was closed in one transaction, then publish the events."""
-        if not self._closed:
-            return
+        if closed := self._take_closed():
+            self.store.close([closing for closing, _ in closed])
+            self._announce(event for _, event in closed)
+
+    def _take_closed(self) -> list[tuple[Closing, SliceClosed | ReportClosed]]:
         closed, self._closed = self._closed, []
-        self.store.close([closing for closing, _ in closed])
-        for _, event in closed:
+        return closed
+
+    def _announce(self, events: Iterable[SliceClosed | ReportClosed]) -> None:
+        for event in events:
             self._count(event)
             self.listen(event)
 

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from dwhctl.project.loads import Load, Report, Shard
     from dwhctl.project.model import Project
 
+#: What begins an expression, a statement or a comment of Jinja; a text without it is as it is.
+_MARKUP = re.compile(r"\{[{%#]")
+
 
 def render_extract(project: Project, load: Load, shard: Shard, slice: Slice) -> Query:
     """Return the extract query of this slice. Raise ConfigError with file and line."""
@@ -204,6 +207,8 @@ def render_in(
     Raise ConfigError with file and line.
     """
     source = source_text(path, root)
+    if only is None and not _MARKUP.search(source):
+        return source
     try:
         with environment.bounded():
             return _render(_template(environment, source, str(path)), names, only, without)

@@ -11,16 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
-
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-    wait_exponential,
-    wait_random,
-)
+from typing import TYPE_CHECKING, TypeVar
 
 from dwhctl.core import errors
 from dwhctl.core.columns import OWN_COLUMNS, SERVICE_FIELDS, Column, Kind
@@ -34,14 +25,17 @@ from dwhctl.runtime.new_tables import TableColumnsFinder, is_missing, make_table
 from dwhctl.systems.base.system import TargetOptions, system_of
 
 if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.runtime.plan import Plan
+    from dwhctl.runtime.plan import Plan, PlannedSlice
     from dwhctl.runtime.slots import Slots
     from dwhctl.sessions.store import SessionStore
-    from dwhctl.systems.base.staging import HeldValues
+    from dwhctl.systems.base.staging import Described, HeldValues
     from dwhctl.systems.base.target import StagedSlice, Target
 
+Result = TypeVar("Result")
 
 _OUT_OF_REACH = (errors.ConnectError, errors.LoginRefusedError, errors.TargetBusyError)
 _SERVICE_KINDS = {"etl_source": Kind.TEXT, "etl_id": Kind.INTEGER, "hash_id": Kind.INTEGER}
@@ -112,26 +106,99 @@ def describe_targets(
     A warehouse that is out of reach is waited for once, not once for each of its loads. Shards out of reach, of which a
     table should be made, are only waited for when no other load waits.
     """
-    found = PreparedTables()
-    down: dict[str, errors.AttemptError] = {}
-    finder = TableColumnsFinder(project, slots)
-    connected = _Connected(targets, slots)
-    for load in (loads := plan.loads()):
-        describe = partial(_describe, project, load, plan, finder, targets[load.target], connected)
+    preparation = _Preparation(project, plan, targets, slots, blocked, retries, tell)
+    preparation.run()
+    return preparation.found
+
+
+class _Preparation:
+    """Runs each load's `create`, then describes the tables of each warehouse together, and makes the missing ones."""
+
+    def __init__(
+        self,
+        project: Project,
+        plan: Plan,
+        targets: Mapping[str, Target],
+        slots: Slots,
+        blocked: Mapping[str, errors.AttemptError],
+        retries: Callable[[Load], int],
+        tell: Callable[[Notice], None],
+    ) -> None:
+        self.found = PreparedTables()
+        self._project = project
+        self._targets = targets
+        self._blocked = blocked
+        self._retries = retries
+        self._tell = tell
+        self._down: dict[str, errors.AttemptError] = {}
+        self._finder = TableColumnsFinder(project, slots)
+        self._connected = _Connected(targets, slots)
+        self._loads: dict[str, list[Load]] = {}
+        for load in plan.loads():
+            self._loads.setdefault(load.target, []).append(load)
+        self._slices: dict[str, list[PlannedSlice]] = {}
+        for planned in plan.slices:
+            self._slices.setdefault(planned.load.name, []).append(planned)
+
+    def run(self) -> None:
+        """Fill `found`."""
+        for name, loads in self._loads.items():
+            created = [load for load in loads if self._tried([load], partial(self._create, load))]
+            if created and (described := self._tried(created, partial(self._describe, name, created))):
+                for load in created:
+                    table = self._tried([load], partial(self._table, load, described[load.table]))
+                    if table is not None:
+                        self.found.tables[load.name] = table
+        self._connected.end()
+
+    def _tried(self, loads: Sequence[Load], work: Callable[[], Result]) -> Result | None:
+        """Return what the work for loads of one target returns; None when each of them has failed."""
+        first = loads[0]
         try:
-            if (known := blocked.get(load.name) or down.get(load.target)) is not None:
+            if (known := self._blocked.get(first.name) or self._down.get(first.target)) is not None:
                 raise known
-            columns = _retried(load, retries(load), describe, tell, waits=len(loads) == 1, finder=finder)
+            waits = len(self._slices) == 1
+            return _retried(first, self._retries(first), work, self._tell, waits=waits, finder=self._finder)
         except errors.AttemptError as error:
-            found.failures[load.name] = Failure.of(error)
-            if isinstance(error, _OUT_OF_REACH) and load.name not in blocked and error is not finder.failure:
-                down[load.target] = error
-        else:
-            found.tables[load.name] = TargetTable(
-                project.connections[load.target], load.table, columns, project.state_dir, load.timeout
-            )
-    connected.end()
-    return found
+            self.found.failures.update({load.name: Failure.of(error) for load in loads})
+            of_target = first.name not in self._blocked and error is not self._finder.failure
+            if isinstance(error, _OUT_OF_REACH) and of_target:
+                self._down[first.target] = error
+            return None
+
+    def _create(self, load: Load) -> bool:
+        if load.create is not None:
+            with self._connected.to(load.target):
+                _run_create(self._project, load, self._targets[load.target])
+        return True
+
+    def _describe(self, name: str, loads: Sequence[Load]) -> Mapping[str, Described]:
+        with self._connected.to(name):
+            return self._targets[name].described([load.table for load in loads])
+
+    def _table(self, load: Load, described: Described) -> TargetTable:
+        """Return the table. Raise TargetRefusedError for one in which slices cannot be replaced."""
+        if isinstance(described, errors.TargetRefusedError):
+            if load.create is not None or not is_missing(described):
+                raise described
+            described = self._make(load)
+        columns = check_columns(load, tuple(described))
+        slices = [planned.slice for planned in self._slices[load.name]]
+        with self._connected.to(load.target):
+            problem = self._targets[load.target].layout_problem(load.table, load.slice_by, slices)
+        if problem is not None:
+            raise errors.TargetRefusedError(problem)
+        connection = self._project.connections[load.target]
+        return TargetTable(connection, load.table, columns, self._project.state_dir, load.timeout)
+
+    def _make(self, load: Load) -> Sequence[Column]:
+        # Without the target's slot: a worker of another run takes both.
+        self._connected.end()
+        slices = ((planned.shard, planned.slice) for planned in self._slices[load.name])
+        table, _ = self._finder.table_for(load, slices)
+        with self._connected.to(load.target):
+            make_table(self._targets[load.target], load, table)
+            return self._targets[load.target].columns(load.table)
 
 
 class _Connected:
@@ -166,12 +233,12 @@ class _Connected:
 def _retried(
     load: Load,
     retries: int,
-    describe: Callable[[], tuple[Column, ...]],
+    work: Callable[[], Result],
     tell: Callable[[Notice], None],
     *,
     waits: bool,
     finder: TableColumnsFinder,
-) -> tuple[Column, ...]:
+) -> Result:
     """Try as often as the load's slices are tried, with a notice for each failure; `waits`: also for its shards."""
 
     def is_tried_again(error: BaseException) -> bool:
@@ -189,6 +256,19 @@ def _retried(
             )
         )
 
+    try:
+        return work()
+    except errors.AttemptError as error:
+        if not is_tried_again(error):
+            raise
+        failures = [error]
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
+
+    def attempt() -> Result:
+        if failures:
+            raise failures.pop()
+        return work()
+
     attempts = Retrying(
         retry=retry_if_exception(is_tried_again),
         stop=stop_after_attempt(retries + 1),
@@ -196,41 +276,7 @@ def _retried(
         before_sleep=notify,
         reraise=True,
     )
-    return attempts(describe)
-
-
-def _describe(
-    project: Project,
-    load: Load,
-    plan: Plan,
-    finder: TableColumnsFinder,
-    target: Target,
-    connected: _Connected,
-) -> tuple[Column, ...]:
-    try:
-        with connected.to(load.target):
-            if load.create is not None:
-                _run_create(project, load, target)
-            return _described(load, plan, target)
-    except errors.TargetRefusedError as error:
-        if load.create is not None or not is_missing(error):
-            raise
-    # Without the target's slot: a worker of another run takes both.
-    connected.end()
-    slices = ((planned.shard, planned.slice) for planned in plan.slices if planned.load.name == load.name)
-    table, _ = finder.table_for(load, slices)
-    with connected.to(load.target):
-        make_table(target, load, table)
-        return _described(load, plan, target)
-
-
-def _described(load: Load, plan: Plan, target: Target) -> tuple[Column, ...]:
-    """Return the table's columns. Raise TargetRefusedError for a table in which slices cannot be replaced."""
-    columns = check_columns(load, tuple(target.columns(load.table)))
-    slices = [planned.slice for planned in plan.slices if planned.load.name == load.name]
-    if (problem := target.layout_problem(load.table, load.slice_by, slices)) is not None:
-        raise errors.TargetRefusedError(problem)
-    return columns
+    return attempts(attempt)
 
 
 def _run_create(project: Project, load: Load, target: Target) -> None:

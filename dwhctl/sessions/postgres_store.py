@@ -18,7 +18,6 @@ import psycopg2
 from psycopg2 import errors as pg_errors
 from psycopg2.extensions import PYDATE, PYDATETIMETZ, new_type
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from dwhctl.core import faults
 from dwhctl.core.errors import SessionsError
@@ -43,6 +42,8 @@ INDEX_TIME = timedelta(hours=1)
 # How long another upgrade of the same table may take.
 OTHER_UPGRADE_SECONDS = 600.0
 _KEY = 0x6477_6863_746C  # "dwhctl": the advisory lock of an upgrade
+# Two programs that locked the same rows in a different order: the server ends the transaction of one of them.
+_CONFLICTS = (pg_errors.DeadlockDetected, pg_errors.SerializationFailure)
 _CANNOT_NOW = (pg_errors.LockNotAvailable, pg_errors.DeadlockDetected, pg_errors.QueryCanceled)
 _log = logging.getLogger(__name__)
 
@@ -253,13 +254,26 @@ class PostgresStore(SessionStore):
     def _begin(self) -> None:
         self._connection.execute("BEGIN")
 
-    def _write(self, doing: str, what: str, steps: Sequence[tuple[str, Mapping[str, object]]]) -> Rows:
-        [(statement, values)] = steps
+    def _write(
+        self, doing: str, whats: Sequence[str], steps: Sequence[tuple[str, Mapping[str, object]]]
+    ) -> Rows:
+        [what], [(statement, values)] = whats, steps
         with self._operation(doing):
             faults.reach(f"sessions.{what}.begin")
-            rows = _AFTER_DEADLOCK(self._execute, statement, values)
+            try:
+                rows = self._execute(statement, values)
+            except _CONFLICTS:
+                rows = self._executed_again(statement, values)
             faults.reach(f"sessions.{what}.done")
         return rows
+
+    def _executed_again(self, statement: str, values: Mapping[str, object]) -> Rows:
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt  # not at start-up
+
+        attempts = Retrying(
+            retry=retry_if_exception_type(_CONFLICTS), stop=stop_after_attempt(2), reraise=True
+        )
+        return attempts(self._execute, statement, values)
 
     @contextmanager
     def _operation(self, doing: str) -> Iterator[None]:
@@ -282,14 +296,6 @@ class PostgresStore(SessionStore):
             return text
         plain = self._storable(text.replace("…", "..."))
         return plain if len(plain) <= COMMENT_LENGTH else plain[: COMMENT_LENGTH - 3] + "..."
-
-
-# Two programs that locked the same rows in a different order: the server ends the transaction of one of them.
-_AFTER_DEADLOCK = Retrying(
-    retry=retry_if_exception_type((pg_errors.DeadlockDetected, pg_errors.SerializationFailure)),
-    stop=stop_after_attempt(3),
-    reraise=True,
-)
 
 
 def _bounded(kind: Any, name: str, make: Callable[[Any], Any], first: Any, last: Any) -> Any:

@@ -86,6 +86,7 @@ def encode(value: object) -> object:
 class SqliteStore(SessionStore):
     """The store in one SQLite file. With `only_reads` this user need not have the right to write the file."""
 
+    joins_writes = True
     _prune = ("fold", "forget")
     _driver_error = sqlite3.Error
     _encode = staticmethod(encode)

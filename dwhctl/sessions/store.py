@@ -62,6 +62,8 @@ class SessionStore(ABC):
     handed_out: Callable[[int], None] = staticmethod(lambda _etl_id: None)
     #: Whether runs of several machines may use the table: their locks are in the database then.
     is_shared: ClassVar[bool] = False
+    #: Whether `open` closes other sessions in its transaction, which waits for the disk once.
+    joins_writes: ClassVar[bool] = False
     #: The statements that prune; the last one returns how many sessions are gone.
     _prune: ClassVar[Sequence[str]]
     #: Whether a statement writes many rows at once, each of its values an array.
@@ -155,14 +157,16 @@ class SessionStore(ABC):
 
     # Sessions
 
-    def open(self, sessions: Sequence[NewSession]) -> list[int]:
-        """Write running sessions and return their ids, in the order given."""
+    def open(self, sessions: Sequence[NewSession], closings: Sequence[Closing] = ()) -> list[int]:
+        """Write running sessions and return their ids, in the order given; one that `joins_writes` closes others."""
         if not sessions:
             return []
         if len({session.staged for session in sessions}) < len(sessions):
             raise ValueError("two new sessions have one token")
         rows = [_values_of(session) | {"task_name": session.task_name} for session in sessions]
-        ids: dict[str, int] = dict(self._write_rows("opening {} sessions", "open", rows, self._own()))
+        steps = [*self._closing(closings), *self._steps("open", rows, self._own())]
+        whats = ("close", "open") if closings else ("open",)
+        ids: dict[str, int] = dict(self._write(f"opening {len(rows)} sessions", whats, steps)[-len(rows) :])
         self.handed_out(max(ids.values()))
         return [ids[session.staged] for session in sessions]
 
@@ -175,11 +179,15 @@ class SessionStore(ABC):
             | {"task_name": adopted.task_name, "state": adopted.state, "comment": adopted.comment}
             for adopted in slices
         ]
-        ids = self._write_rows("adopting {} slices", "adopt", rows, self._own())
+        ids = self._write(f"adopting {len(rows)} slices", ("adopt",), self._steps("adopt", rows, self._own()))
         self.handed_out(max(id_ for (id_,) in ids))
 
     def close(self, closings: Sequence[Closing]) -> None:
         """End those sessions that are still running; the others stay as they are."""
+        if closings:
+            self._write(f"closing {len(closings)} sessions", ("close",), self._closing(closings))
+
+    def _closing(self, closings: Sequence[Closing]) -> _Steps:
         # Of two closings of a session the first one holds. Two programs that lock the rows in one order never deadlock.
         first = {closing.id: closing for closing in reversed(closings)}
         rows = [
@@ -187,8 +195,7 @@ class SessionStore(ABC):
             | {"successful": successful(closing.state), "comment": self._comment(closing.comment)}
             for _, closing in sorted(first.items())
         ]
-        if rows:
-            self._write_rows("closing {} sessions", "close", rows, {})
+        return self._steps("close", rows, {}) if rows else []
 
     def fail_waiting(self, run_id: str, comment: str | None = None) -> int:
         """Make the last `up_for_retry` of each slice of this run `failed`: nothing in it will be tried again.
@@ -197,12 +204,12 @@ class SessionStore(ABC):
         """
         values = {"run_id": run_id, "comment": self._comment(comment), "ellipsis": self._ellipsis}
         doing = f"ending the retries of run {run_id}"
-        return int(self._write(doing, "fail_waiting", [("fail_waiting", values)])[0][0])
+        return int(self._write(doing, ("fail_waiting",), [("fail_waiting", values)])[0][0])
 
     def prune(self, ids: Sequence[int]) -> int:
         """Add closed sessions to the daily sums of dwhctl_days and delete them. Return how many those were."""
         steps = [(statement, {"ids": list(ids)}) for statement in self._prune]
-        return int(self._write(f"pruning {len(ids)} sessions", "prune", steps)[-1][0])
+        return int(self._write(f"pruning {len(ids)} sessions", ("prune",), steps)[-1][0])
 
     def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
         """Return the latest session of every shard and day that has one, both days included."""
@@ -316,25 +323,25 @@ class SessionStore(ABC):
         return [Session(*(make(value) for make, value in zip(_FIELDS, row, strict=True))) for row in rows]
 
     @contextmanager
-    def transaction(self, doing: str, what: str) -> Iterator[Execute]:
+    def transaction(self, doing: str, *whats: str) -> Iterator[Execute]:
         """Execute several statements in one transaction; an error in the block rolls all of them back."""
-        with self._operation(doing), self._transaction(what):
+        with self._operation(doing), self._transaction(*whats):
             yield self._execute
 
     @contextmanager
-    def _transaction(self, what: str) -> Iterator[None]:
-        """Commit at the end of the block, roll back on an error; `what` is part of the names of the fault points."""
-        faults.reach(f"sessions.{what}.begin")
+    def _transaction(self, *whats: str) -> Iterator[None]:
+        """Commit at the end of the block, roll back on an error; `whats` are part of the names of the fault points."""
+        _reach(whats, "begin")
         self._begin()
         try:
             yield
-            faults.reach(f"sessions.{what}.commit")
+            _reach(whats, "commit")
             self._connection.execute("COMMIT")
         except BaseException:
             with suppress(self._driver_error):
                 self._connection.execute("ROLLBACK")
             raise
-        faults.reach(f"sessions.{what}.done")
+        _reach(whats, "done")
 
     def _execute(self, statement: str, values: Mapping[str, object]) -> Rows:
         encoded = {name: self._encode(value) for name, value in values.items()}
@@ -345,17 +352,14 @@ class SessionStore(ABC):
         rows: Rows = cursor.fetchall()
         return rows
 
-    def _write_rows(
-        self, doing: str, statement: str, rows: Sequence[dict[str, object]], shared: dict[str, object]
-    ) -> Rows:
-        """Write these rows, which have the shared values in common."""
-        doing = doing.format(len(rows))
+    def _steps(self, statement: str, rows: Sequence[dict[str, object]], shared: dict[str, object]) -> _Steps:
+        """Return the steps that write these rows, which have the shared values in common."""
         if self._writes_arrays:
             rows = [{name: [row[name] for row in rows] for name in rows[0]}]
-        return self._write(doing, statement, [(statement, row | shared) for row in rows])
+        return [(statement, row | shared) for row in rows]
 
-    def _write(self, doing: str, what: str, steps: _Steps) -> Rows:
-        with self.transaction(doing, what) as execute:
+    def _write(self, doing: str, whats: Sequence[str], steps: _Steps) -> Rows:
+        with self.transaction(doing, *whats) as execute:
             return [row for statement, values in steps for row in execute(statement, values)]
 
     def _own(self) -> dict[str, object]:
@@ -371,6 +375,11 @@ class SessionStore(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close_connection()
+
+
+def _reach(whats: Sequence[str], point: str) -> None:
+    for what in whats:
+        faults.reach(f"sessions.{what}.{point}")
 
 
 def _values_of(record: DataclassInstance) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_nothing_missing_is_nothing_to_do(sandbox: Sandbox, capsys: pytest.Captu
 
 
 def test_a_day_loaded_before_its_end_is_missing(sandbox: Sandbox) -> None:
-    today = datetime.now(UTC).date()
+    today = datetime.now(ZoneInfo(sandbox.timezone)).date()  # that of UTC has ended in the evening
     sandbox.fill(3, [today])
     sandbox.load(today, shards=("abakan",))
     range_ = ("-s", str(today), "-e", str(today))

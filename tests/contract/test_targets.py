@@ -350,6 +350,21 @@ def test_a_column_that_dwhctl_cannot_write_is_refused_by_name(way: Way) -> None:
             way.target.columns(f"odd_{number}")
 
 
+def test_tables_are_described_together_as_one_by_one(way: Way) -> None:
+    way.create(way.target_kit.columns(id=Kind.INTEGER, day=Kind.DATE))
+    way.target.run_statements([f"CREATE TABLE odd (id BIGINT, strange {way.target_kit.refused[0]})"])
+    names = ["stage.missing", TABLE, "odd", "no.such.schema"]
+    found = way.target.described(names)
+    assert list(found) == names
+    assert found[TABLE] == way.target.columns(TABLE)
+    for name in ("stage.missing", "odd", "no.such.schema"):
+        with pytest.raises(TargetRefusedError) as alone:
+            way.target.columns(name)
+        together = found[name]
+        assert isinstance(together, TargetRefusedError)
+        assert (str(together), together.about) == (str(alone.value), alone.value.about)
+
+
 def test_statements_are_committed_one_by_one(way: Way) -> None:
     with pytest.raises(TargetRefusedError):
         way.target.run_statements(

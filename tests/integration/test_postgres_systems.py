@@ -159,6 +159,26 @@ def test_a_trigger_that_deletes_in_its_own_way_is_no_mistake(target: PostgresTar
         assert publication.held_rows([slice_]) == {}
 
 
+def test_many_tables_are_described_by_one_query(
+    target: PostgresTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"stage.t_{number}" for number in range(20)]
+    target.run_statements([f"CREATE TABLE {name} (LIKE {TABLE})" for name in names])
+    asked: list[str] = []
+    query = CopyClient.query
+
+    def counted(self: CopyClient, sql: str) -> list[tuple[object, ...]]:
+        asked.append(sql)
+        return query(self, sql)
+
+    monkeypatch.setattr(CopyClient, "query", counted)
+    found = target.described([*names, TABLE, "stage.missing"])
+    assert sum("pg_attribute" in sql for sql in asked) == 1
+    assert [found[name] for name in names] == [found[TABLE]] * 20
+    assert found[TABLE] == target.columns(TABLE)
+    assert isinstance(found["stage.missing"], TargetRefusedError)
+
+
 def test_row_level_security_that_hides_old_rows_is_refused(
     server: PostgresServer, database: str, target: PostgresTarget
 ) -> None:

@@ -125,7 +125,7 @@ class MemoryStore(SessionStore):
         self.closed: dict[int, Closing] = {}
         self.target = target
 
-    def open(self, sessions: Sequence[NewSession]) -> list[int]:
+    def open(self, sessions: Sequence[NewSession], closings: Sequence[Closing] = ()) -> list[int]:
         first = len(self.opened) + 1
         self.opened += sessions
         for number, one in enumerate(sessions, first):

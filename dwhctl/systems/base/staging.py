@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from dwhctl.core.columns import OWN_COLUMNS, Kind
-from dwhctl.core.errors import CountsDifferError, StagingError, TargetError
+from dwhctl.core.columns import OWN_COLUMNS, Column, Kind
+from dwhctl.core.errors import CountsDifferError, StagingError, TargetError, TargetRefusedError
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import literal, quote_name
 
@@ -29,13 +29,27 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.systems.base.target import StagedSlice, StagingGroup
 
+#: The columns of a table, or why a load cannot use it.
+Described = Sequence[Column] | TargetRefusedError
 #: The column of a staging table with the token of the attempt that staged the row.
 TOKEN = OWN_COLUMNS[-1]
 _DIGEST_OCTETS = 8
+
+
+def described_each(
+    tables: Iterable[str], describe: Callable[[str], Sequence[Column]]
+) -> dict[str, Described]:
+    """Return for each table what `describe` returns, or the TargetRefusedError that it raises."""
+    found: dict[str, Described] = {}
+    for table in tables:
+        try:
+            found[table] = describe(table)
+        except TargetRefusedError as error:
+            found[table] = error
+    return found
 
 
 def is_plain_id(run_id: str) -> bool:

@@ -33,7 +33,13 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from dwhctl.core.errors import ValueRefusedError
 from dwhctl.core.sql import quote_name, quote_path
-from dwhctl.systems.base.staging import Publication, ReplaceGuard, replace_in_transaction
+from dwhctl.systems.base.staging import (
+    Described,
+    Publication,
+    ReplaceGuard,
+    described_each,
+    replace_in_transaction,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -229,6 +235,10 @@ class Target(ABC):
     def columns(self, table: str) -> Sequence[Column]:
         """Return the table's columns in order. Raise TargetRefusedError when there is no such table."""
 
+    def described(self, tables: Sequence[str]) -> Mapping[str, Described]:
+        """Return for each table what `columns` returns, or the TargetRefusedError that it raises."""
+        return described_each(tables, self.columns)
+
     def warnings(self, table: str) -> Sequence[ColumnWarning]:  # noqa: ARG002
         """Return what prevents or slows loads into the table: privileges, keys."""
         return ()
@@ -314,11 +324,7 @@ class Target(ABC):
         is not known, for its bounds (`<start>`, `<end>`).
         """
 
-    def direct_statements(
-        self,
-        slice: Slice,  # noqa: ARG002
-        columns: TableColumns,  # noqa: ARG002
-    ) -> Sequence[Statement]:
+    def direct_statements(self, slice: Slice, columns: TableColumns) -> Sequence[Statement]:  # noqa: ARG002
         """Return the statements of `write_slice`, as `publish_statements` does: none where it cannot write directly."""
         return ()
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dwhctl.core.errors import AttemptError, TargetBusyError, TargetRefusedError
 from dwhctl.core.sql import quote_name
 from dwhctl.systems.base.server import ServerTarget
-from dwhctl.systems.base.staging import TOKEN, run_label, stage_label, staging_prefix
+from dwhctl.systems.base.staging import TOKEN, described_each, run_label, stage_label, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning, Stage, StagingGroup
 from dwhctl.systems.clickhouse import catalog, types
 from dwhctl.systems.clickhouse.catalog import ClickHouseTable, described_column
@@ -32,14 +32,14 @@ from dwhctl.systems.clickhouse.staging import ClickHouseStage
 from dwhctl.systems.clickhouse.types import literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
     from dwhctl.systems.base.inspection import Inspection
-    from dwhctl.systems.base.staging import Publication
+    from dwhctl.systems.base.staging import Described, Publication
     from dwhctl.systems.base.target import Refresh, Statement, TableColumns
     from dwhctl.systems.clickhouse.system import ClickHouseConnection
 
@@ -78,6 +78,10 @@ class ClickHouseTarget(ServerTarget["ClickHouseConnection", ClickHouseClient]):
     def columns(self, table: str) -> Sequence[Column]:
         with self._connected("columns") as client:
             return catalog.described(client, self._name(table))
+
+    def described(self, tables: Sequence[str]) -> Mapping[str, Described]:
+        with self._connected("columns") as client:
+            return described_each(tables, lambda table: catalog.described(client, self._name(table)))
 
     def warnings(self, table: str) -> Sequence[ColumnWarning]:
         with self._connected("warnings") as client:

@@ -22,7 +22,7 @@ from dwhctl.core.errors import AttemptError, DatabaseMissingError, StagingError,
 from dwhctl.core.files import SpillFolder, inside
 from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
-from dwhctl.systems.base.staging import Publication
+from dwhctl.systems.base.staging import Described, Publication, described_each
 from dwhctl.systems.base.target import Refresh, Stage, StagingGroup, Statement, TableColumns, Target
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb import staging as sent
@@ -68,6 +68,14 @@ class DuckdbTarget(Target):
     def columns(self, table: str) -> Sequence[Column]:
         with self._open() as db:
             return described(db, table)
+
+    def described(self, tables: Sequence[str]) -> Mapping[str, Described]:
+        def describe(table: str) -> Sequence[Column]:
+            with self.at_statement(None):
+                return described(db, table)
+
+        with self._open() as db:
+            return described_each(tables, describe)
 
     def declaration(self, column: Column) -> str:
         return engine.declaration(column)

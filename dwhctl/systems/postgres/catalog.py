@@ -11,14 +11,15 @@ import pyarrow as pa
 
 from dwhctl.core.errors import About, CountsDifferError, TargetError, TargetRefusedError
 from dwhctl.core.sql import literal, quote_name, quote_path
-from dwhctl.systems.base.staging import run_label, staging_name, staging_prefix
+from dwhctl.systems.base.staging import described_each, run_label, staging_name, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning
 from dwhctl.systems.postgres import NAME_OCTETS, types
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from dwhctl.core.columns import Column
+    from dwhctl.systems.base.staging import Described
     from dwhctl.systems.base.target import StagingGroup
     from dwhctl.systems.postgres.copy_client import CopyClient
 
@@ -52,37 +53,51 @@ class Declared:
 
 #: A domain's base type is found through as many domains as there are.
 _COLUMNS = """
-WITH RECURSIVE declared AS (
-    SELECT attnum, attname, atttypid AS own, atttypmod AS own_mod, atttypid AS type, atttypmod AS mod, attnotnull,
-           atthasdef, attidentity, attgenerated
-      FROM pg_attribute WHERE attrelid = to_regclass({table}) AND attnum > 0 AND NOT attisdropped
+WITH RECURSIVE tables AS MATERIALIZED (
+    SELECT name, pg_class.oid,
+           row_security_active(pg_class.oid) AND EXISTS (
+               SELECT FROM (VALUES (CAST('r' AS "char")), ('d')) AS needed (command)
+                WHERE (SELECT bool_or(polpermissive AND shows) AND bool_and(polpermissive OR shows)
+                         FROM pg_policy, LATERAL (SELECT pg_get_expr(polqual, polrelid) = 'true' AS shows) AS by
+                        WHERE polrelid = pg_class.oid AND polcmd IN ('*', command)
+                          AND EXISTS (SELECT FROM unnest(polroles) AS role
+                                       WHERE role = 0 OR pg_has_role(role, 'USAGE'))) IS NOT TRUE) AS hides
+      FROM unnest(ARRAY[{tables}]) AS name JOIN pg_class ON pg_class.oid = to_regclass(name)
+), declared AS (
+    SELECT name, hides, attnum, attname, atttypid AS own, atttypmod AS own_mod, atttypid AS type, atttypmod AS mod,
+           attnotnull, atthasdef, attidentity, attgenerated
+      FROM tables JOIN pg_attribute ON attrelid = tables.oid WHERE attnum > 0 AND NOT attisdropped
   UNION ALL
-    SELECT attnum, attname, own, own_mod, typbasetype, typtypmod, attnotnull OR typnotnull, atthasdef, attidentity,
-           attgenerated
+    SELECT name, hides, attnum, attname, own, own_mod, typbasetype, typtypmod, attnotnull OR typnotnull, atthasdef,
+           attidentity, attgenerated
       FROM declared JOIN pg_type ON pg_type.oid = declared.type WHERE typtype = 'd'
 )
-SELECT attname, format_type(own, own_mod), format_type(type, mod), NOT attnotnull, typtype = 'e',
-       atthasdef OR attidentity <> '', attidentity = 'a' OR attgenerated <> '',
-       (SELECT row_security_active(oid) AND EXISTS (
-                   SELECT FROM (VALUES (CAST('r' AS "char")), ('d')) AS needed (command)
-                    WHERE (SELECT bool_or(polpermissive AND shows) AND bool_and(polpermissive OR shows)
-                             FROM pg_policy, LATERAL (SELECT pg_get_expr(polqual, polrelid) = 'true' AS shows) AS by
-                            WHERE polrelid = pg_class.oid AND polcmd IN ('*', command)
-                              AND EXISTS (SELECT FROM unnest(polroles) AS role
-                                           WHERE role = 0 OR pg_has_role(role, 'USAGE'))) IS NOT TRUE)
-          FROM pg_class WHERE oid = to_regclass({table}))
-  FROM declared JOIN pg_type ON pg_type.oid = declared.type WHERE typtype <> 'd' ORDER BY attnum
+SELECT name, attname, format_type(own, own_mod), format_type(type, mod), NOT attnotnull, typtype = 'e',
+       atthasdef OR attidentity <> '', attidentity = 'a' OR attgenerated <> '', hides
+  FROM declared JOIN pg_type ON pg_type.oid = declared.type WHERE typtype <> 'd' ORDER BY name, attnum
 """
+
+
+def _declared(client: CopyClient, tables: Iterable[str]) -> dict[str, list[Declared]]:
+    """Return the columns of (quoted) tables in order; a table that does not exist is left out."""
+    found: dict[str, list[Declared]] = {}
+    listed = ", ".join(map(literal, dict.fromkeys(tables)))
+    for table, *row in client.query(_COLUMNS.replace("{tables}", listed)):
+        found.setdefault(table, []).append(Declared(*row))
+    return found
 
 
 def declared_columns(client: CopyClient, table: str) -> list[Declared]:
     """Return the columns of the (quoted) table in order; none when there is no such table."""
-    return [Declared(*row) for row in client.query(_COLUMNS.replace("{table}", literal(table)))]
+    return _declared(client, [table]).get(table, [])
 
 
 def existing_columns(client: CopyClient, name: str) -> list[Declared]:
     """Return the columns of a table. Raise TargetRefusedError when there is no such table."""
-    found = declared_columns(client, quote_path(name))
+    return _existing(name, declared_columns(client, quote_path(name)))
+
+
+def _existing(name: str, found: list[Declared]) -> list[Declared]:
     if not found:
         missing = TargetRefusedError(
             f"there is no table {name}, or the user has no privilege on it (PostgreSQL writes names that are not quoted"
@@ -102,7 +117,18 @@ def existing_columns(client: CopyClient, name: str) -> list[Declared]:
 
 def described(client: CopyClient, name: str) -> list[Column]:
     """Return the columns that dwhctl writes; PostgreSQL fills generated ones. Raise TargetRefusedError for a type."""
-    return [_described(name, column) for column in existing_columns(client, name) if not column.is_generated]
+    return _written(name, declared_columns(client, quote_path(name)))
+
+
+def described_tables(client: CopyClient, names: Iterable[str]) -> dict[str, Described]:
+    """Return the columns of each table that dwhctl writes, or the error that `described` raises, by one query."""
+    quoted = {name: quote_path(name) for name in names}
+    declared = _declared(client, quoted.values())
+    return described_each(quoted, lambda name: _written(name, declared.get(quoted[name], [])))
+
+
+def _written(name: str, declared: list[Declared]) -> list[Column]:
+    return [_described(name, column) for column in _existing(name, declared) if not column.is_generated]
 
 
 def described_column(client: CopyClient, name: str, column: str) -> Column:

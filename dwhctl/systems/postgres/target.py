@@ -32,12 +32,13 @@ from dwhctl.systems.postgres.publication import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
+    from dwhctl.systems.base.staging import Described
     from dwhctl.systems.base.target import Statement, TableColumns
     from dwhctl.systems.postgres.system import PostgresConnection
 
@@ -98,6 +99,13 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
     def columns(self, table: str) -> Sequence[Column]:
         with self._connected("columns") as client:
             return catalog.described(client, table)
+
+    def described(self, tables: Sequence[str]) -> Mapping[str, Described]:
+        try:
+            with self._connected("columns") as client:
+                return catalog.described_tables(client, tables)
+        except TargetRefusedError:
+            return super().described(tables)  # one after another shows whose name or privileges are refused
 
     def warnings(self, table: str) -> Sequence[ColumnWarning]:
         with self._connected("warnings") as client:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from dwhctl.core.errors import (
 )
 from dwhctl.core.secrets import mask
 from dwhctl.core.sql import literal, quote_name
-from dwhctl.systems.base.staging import literals, staging_name
+from dwhctl.systems.base.staging import Described, described_each, literals, staging_name
 from dwhctl.systems.base.target import ColumnWarning, StagingGroup
 from dwhctl.systems.vertica import NAME_OCTETS, types
 
@@ -37,9 +37,13 @@ Declared = tuple[str, str, bool]
 
 def declared_columns(client: VerticaClient, table: TableName) -> list[Declared]:
     """Return the columns that dwhctl writes (Vertica fills an IDENTITY column); none when there is no table."""
+    return _declared(_catalog_rows(client, table))
+
+
+def _declared(rows: Iterable[dict[str, Any]]) -> list[Declared]:
     return [
         (str(row["column_name"]), str(row["data_type"]), bool(row.get("is_nullable", True)))
-        for row in _catalog_rows(client, table)
+        for row in rows
         if not row.get("is_identity")
     ]
 
@@ -50,13 +54,17 @@ def filled_columns(client: VerticaClient, table: TableName) -> set[str]:
     return {str(row["column_name"]) for row in rows if row.get("is_identity") or row.get("column_default")}
 
 
-def _catalog_rows(client: VerticaClient, table: TableName) -> list[dict[str, Any]]:
-    return client.dicts(f"SELECT * FROM v_catalog.columns WHERE {table.condition} ORDER BY ordinal_position")
+def _catalog_rows(client: VerticaClient, *tables: TableName) -> list[dict[str, Any]]:
+    found = " OR ".join(f"({table.condition})" for table in tables)
+    return client.dicts(f"SELECT * FROM v_catalog.columns WHERE {found} ORDER BY ordinal_position")
 
 
 def existing_columns(client: VerticaClient, table: TableName) -> list[Declared]:
     """Return the columns that dwhctl writes. Raise TargetRefusedError when there is no such table."""
-    found = declared_columns(client, table)
+    return _existing(table, declared_columns(client, table))
+
+
+def _existing(table: TableName, found: list[Declared]) -> list[Declared]:
     if not found:
         missing = TargetRefusedError(f"there is no table {table}, or the user has no privilege on it")
         missing.about = About.TABLE
@@ -66,7 +74,27 @@ def existing_columns(client: VerticaClient, table: TableName) -> list[Declared]:
 
 def described(client: VerticaClient, table: TableName) -> list[Column]:
     """Return the columns. Raise TargetRefusedError for a type that dwhctl does not write."""
-    return [_described(table, column) for column in existing_columns(client, table)]
+    return _written(table, declared_columns(client, table))
+
+
+def described_tables(client: VerticaClient, tables: Sequence[str]) -> dict[str, Described]:
+    """Return the columns of each table, or the error that `described` raises, by one query."""
+    names = {text: TableName.of(text) for text in tables}
+    rows: dict[TableName, list[dict[str, Any]]] = {}
+    for row in _catalog_rows(client, *names.values()):
+        name = TableName(str(row["table_schema"]).lower(), str(row["table_name"]).lower())
+        rows.setdefault(name, []).append(row)
+
+    def describe(text: str) -> list[Column]:
+        table = names[text]
+        own = rows.get(TableName(table.schema.lower(), table.table.lower()), [])
+        return _written(table, _declared(own))
+
+    return described_each(names, describe)
+
+
+def _written(table: TableName, declared: list[Declared]) -> list[Column]:
+    return [_described(table, column) for column in _existing(table, declared)]
 
 
 def described_column(client: VerticaClient, table: TableName, name: str) -> Column:

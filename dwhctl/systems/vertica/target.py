@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
+    from dwhctl.systems.base.staging import Described
     from dwhctl.systems.vertica.system import VerticaConnection
 
 _TOKEN_TYPE = "VARCHAR(64)"  # noqa: S105
@@ -84,6 +85,10 @@ class VerticaTarget(ServerTarget["VerticaConnection", VerticaClient]):
     def columns(self, table: str) -> Sequence[Column]:
         with self._connected("columns") as client:
             return catalog.described(client, TableName.of(table))
+
+    def described(self, tables: Sequence[str]) -> Mapping[str, Described]:
+        with self._connected("columns") as client:
+            return catalog.described_tables(client, tables)
 
     def warnings(self, table: str) -> Sequence[ColumnWarning]:
         with self._connected("warnings") as client:

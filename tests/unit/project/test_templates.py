@@ -13,6 +13,7 @@ from dwhctl.core.secrets import Secret
 from dwhctl.project.days import make_slice
 from dwhctl.project.model import Project
 from dwhctl.project.query import Query
+from dwhctl.project.sandbox import TemplateSandbox
 from dwhctl.project.templates import render_extract, render_file, render_text
 from tests.unit.projects import a_load, a_project, a_shard, write
 
@@ -44,6 +45,22 @@ def problem(root: Path, text: str, **keys: Any) -> str:
     with pytest.raises(ConfigError) as caught:
         query(root, text, **keys)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["SELECT '}} %} #}' FROM t WHERE x > '{' ||:start\n", "SELECT 1\r\nFROM t\r\n"]
+)
+def test_a_text_without_markup_is_as_it_is_and_not_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    def rendered() -> str:
+        return render_file(project_with(tmp_path, text), tmp_path / "sql/extract.sql")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TemplateSandbox, "compile", None)
+        plain = rendered()
+    compiled = render_file(project_with(tmp_path, "{# #}" + text), tmp_path / "sql/extract.sql")
+    assert plain == compiled == text.replace("\r", "")
 
 
 NAMES = {

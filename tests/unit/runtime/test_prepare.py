@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from dwhctl.core.columns import Column
-from dwhctl.core.errors import ConfigError, TargetBusyError
+from dwhctl.core.columns import Column, Kind
+from dwhctl.core.errors import ConfigError, TargetBusyError, TargetRefusedError
 from dwhctl.load.run import plan_load
 from dwhctl.project.connections import SYSTEMS, Connection
 from dwhctl.project.read import read_project
 from dwhctl.runtime.plan import LoadRequest, Plan
 from dwhctl.runtime.prepare import describe_targets, targets_of
 from dwhctl.runtime.slots import Slots
+from dwhctl.systems.base.staging import Described
 from tests.support.projects import CREATE, DAY, Sandbox
 from tests.unit.projects import a_load, a_project
 from tests.unit.runs_kit import FakeTarget, planned
@@ -59,6 +62,44 @@ def test_a_warehouse_out_of_reach_is_waited_for_once(tmp_path: Path) -> None:
     )
     assert target.asked == 2
     assert [failure.error_class for failure in found.failures.values()] == ["TargetBusyError"] * 5
+
+
+class ManyTables(FakeTarget):
+    """Describes all tables but one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[list[str]] = []
+
+    def described(self, tables: Sequence[str]) -> Mapping[str, Described]:
+        self.asked.append(list(tables))
+        return {table: TargetRefusedError(f"{table}: strange") if "2" in table else OWN for table in tables}
+
+
+OWN = [
+    Column("id", Kind.INTEGER, pa.int64(), "bigint"),
+    Column("etl_source", Kind.TEXT, pa.string(), "text"),
+    Column("etl_id", Kind.INTEGER, pa.int64(), "bigint"),
+    Column("hash_id", Kind.INTEGER, pa.int64(), "bigint"),
+]
+
+
+def test_the_tables_of_a_warehouse_are_described_at_once_and_one_costs_its_own_load_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"load_{number}" for number in range(5)]
+    loads = [a_load(name=name, table=f"stage.{name}", slice_by=None) for name in names]
+    target = ManyTables()
+    plan = Plan(tuple(planned("abakan", load=load) for load in loads))
+    monkeypatch.setitem(sys.modules, "tenacity", None)  # nothing is tried again
+    found = describe_targets(
+        a_project(tmp_path), plan, {"dwh": target}, Slots(tmp_path, {}), {}, lambda load: 1
+    )
+    assert target.asked == [[f"stage.{name}" for name in names]]
+    assert list(found.tables) == ["load_0", "load_1", "load_3", "load_4"]
+    assert [(name, failure.message) for name, failure in found.failures.items()] == [
+        ("load_2", "stage.load_2: strange")
+    ]
 
 
 def test_a_shard_that_this_version_cannot_read_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
