@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from dwhctl.core.waiting import delayed_signals
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -40,7 +42,9 @@ class Settings:
     def open_project(self) -> Project:
         """Find and read the project, and use its group access and time zone from then on. Raise ConfigError."""
         from dwhctl.project.find import find_project
-        from dwhctl.project.read import read_project
+
+        with delayed_signals():
+            from dwhctl.project.read import read_project
         from dwhctl.runtime.messages import make_logging_printable
 
         make_logging_printable()
@@ -239,7 +243,8 @@ class LazyGroup(CommandGroup):
         entry = self.table.get(cmd_name)
         if entry is None:
             return None
-        module = importlib.import_module(f"{self.package}.{entry.module}")
+        with delayed_signals():
+            module = importlib.import_module(f"{self.package}.{entry.module}")
         own = f"{cmd_name.replace('-', '_')}_command"
         command: click.Command = getattr(module, own if hasattr(module, own) else "command")
         command.short_help = entry.summary
