@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import click
 import pytest
@@ -250,12 +249,13 @@ class Ignoring:
 Ignoring()
 command = click.Command("slow")
 """
+_SLOW = {"slow": CommandEntry("slow", "Slow.")}
 
 
 def test_ctrl_c_while_a_command_is_imported_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Group(LazyGroup):
         package = "imported_slowly"
-        table: ClassVar = {"slow": CommandEntry("slow", "Slow.")}
+        table = _SLOW
 
     (tmp_path / "imported_slowly").mkdir()
     (tmp_path / "imported_slowly" / "slow.py").write_text(_MODULE)
