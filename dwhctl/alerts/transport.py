@@ -155,7 +155,9 @@ class HttpSender:
         self, url: str, body: bytes, headers: Mapping[str, str], most: int = 0
     ) -> HttpResponse | ExchangeFailure:
         """Send the body and read at most `most` bytes of the answer, within `timeouts.total` seconds."""
-        # The time that the import takes does not count.
+        # The time that the imports take does not count.
+        from urllib3.exceptions import HTTPError
+
         from dwhctl.core.http import EndableSession, retry_after
 
         mask_logs()
@@ -178,7 +180,13 @@ class HttpSender:
                 encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
                 if not most or encoding != "identity":
                     return HttpResponse(response.status_code, retry_after=pause)
-                answer: bytes = response.raw.read(most + 1, decode_content=False)
+                answer = b""
+                try:
+                    answer = response.raw.read(most + 1, decode_content=False)
+                except (HTTPError, OSError):
+                    # A refusal is one by its status alone.
+                    if response.status_code < 300:
+                        raise
                 body_read = answer if len(answer) <= most else b""
                 return HttpResponse(response.status_code, body_read, pause)
 

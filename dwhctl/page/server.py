@@ -123,9 +123,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _is_addressed(self) -> bool:
         if not self.server.is_local:
             return True
-        host = self.headers.get("Host", "")
+        host = self.headers.get("Host")
+        if host is None:  # no browser; HTTP/1.0 has no such header
+            return self.request_version != "HTTP/1.1"
         name, _, port = host.rpartition(":")
-        return _is_local((name if port.isdigit() else host).strip("[]"))
+        return _is_local((name if port.isdigit() else host).strip("[]").lower())
 
     def log_message(self, format: str, *args: Any) -> None:
         """Write nothing: requests are no events of a project."""
