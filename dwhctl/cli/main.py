@@ -13,9 +13,10 @@ import click
 from dwhctl import __version__
 from dwhctl.cli.common.ending import EXIT_CODES, exit_codes_help, hold_standard_streams, run
 from dwhctl.cli.common.options import CommandEntry, LazyGroup, common_options
-from dwhctl.core.errors import ExitCode
+from dwhctl.core.errors import ExitCode, Interrupted
 from dwhctl.core.secrets import mask_python
 from dwhctl.core.start import begin
+from dwhctl.core.waiting import ENDING_SIGNALS, caught_signals
 
 _UTF8 = "PYTHONUTF8"
 COMMANDS = {
@@ -73,12 +74,21 @@ def main() -> NoReturn:
     begin()
     _speak_utf8()
     mask_python()
-    try:
-        code = run(dwhctl)
-    except KeyboardInterrupt:  # while the command was ending
-        code = ExitCode.INTERRUPTED
-    # Python waits for threads now; another Ctrl-C would print a traceback.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(code))
-    # After that Python resets the handler, and Ctrl-C would change the exit code.
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    # Python turns SIGINT into KeyboardInterrupt.
+    with caught_signals(ENDING_SIGNALS - {signal.SIGINT}):
+        try:
+            code = run(dwhctl)
+        except (KeyboardInterrupt, Interrupted) as stop:  # while the command was ending
+            code = stop.exit_code if isinstance(stop, Interrupted) else ExitCode.INTERRUPTED
+        _keep(code)
     sys.exit(code)
+
+
+def _keep(code: int) -> None:
+    """Have no signal change the exit code any more."""
+    for number in ENDING_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            # Python waits for threads now; Ctrl-C would print a traceback.
+            signal.signal(number, lambda *_: os._exit(code))
+            # After that Python resets the handler.
+            atexit.register(signal.signal, number, signal.SIG_IGN)

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
@@ -192,22 +192,45 @@ class Signals:
 
 
 @contextmanager
-def caught_signals() -> Iterator[Signals]:
-    """Catch SIGINT, SIGTERM and SIGHUP in the block (in the main thread, where Python delivers them).
+def caught_signals(numbers: Collection[signal.Signals] = ENDING_SIGNALS) -> Iterator[Signals]:
+    """Catch these signals in the block (in the main thread, where Python delivers them).
 
     SIGHUP stays ignored for a command that nohup started, and is ignored after the first one.
     """
     signals = Signals()
-    numbers = set(_EXIT_CODES)
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        numbers.discard(signal.SIGHUP)
-    before = {number: signal.signal(number, signals.handle) for number in numbers}
+    before = {
+        number: signal.signal(number, signals.handle)
+        for number in numbers
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield signals
     finally:
         for number, handler in before.items():
             if signal.getsignal(number) == signals.handle:
                 signal.signal(number, handler)
+
+
+@contextmanager
+def delayed_signals() -> Iterator[None]:
+    """Handle SIGINT, SIGTERM and SIGHUP at the end of the block: an import may ignore the exception of a handler.
+
+    Only the main thread handles signals; elsewhere this does nothing.
+    """
+    came: list[int] = []
+    handled = ENDING_SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    before = {
+        number: signal.signal(number, lambda number, _frame: came.append(number))
+        for number in handled
+        if signal.getsignal(number) not in (signal.SIG_IGN, None)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 _END = object()

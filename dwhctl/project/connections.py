@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
+from dwhctl.core.waiting import delayed_signals
 from dwhctl.core.words import shown_path
 from dwhctl.project.fields import Host, Listed, NamedTable, ProjectPath, SomeTime, TableWithoutUrls, Text
 
@@ -221,7 +222,8 @@ def _package(point: EntryPoint) -> str:
 
 def _load(kind: str) -> SystemUses:
     if kind in _BUILT_IN:
-        return cast("SystemUses", pkgutil.resolve_name(f"dwhctl.systems.{kind}.system:SYSTEM"))
+        with delayed_signals():
+            return cast("SystemUses", pkgutil.resolve_name(f"dwhctl.systems.{kind}.system:SYSTEM"))
     point, *others = _installed()[kind]
     if others:
         packages = ", ".join(sorted(map(_package, (point, *others))))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -239,6 +241,25 @@ def test_while_it_waits_for_a_slot(sandbox: Sandbox, faults: Faults) -> None:
         stops(process, interrupt_parent, 130)
     assert_interrupted(sandbox, [])
     load_well(sandbox)
+
+
+def test_a_command_that_waits_before_it_begins(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        sessions = (
+            f'type = "postgres"\nhost = "127.0.0.1"\nport = {silent.getsockname()[1]}\nuser = "etl"\n'
+            'database = "etl"\nsslmode = "disable"'
+        )
+        sandbox = Sandbox(tmp_path / "project", sessions=sessions).write()
+        for number, command in (
+            (signal.SIGTERM, ("report", "failures")),
+            (signal.SIGHUP, (*LOAD, "--only-missing")),
+        ):
+            process = sandbox.start(*command, "--format", "json")
+            with silent.accept()[0]:
+                process.send_signal(number)
+                out, err = wait_for_end(process, seconds=SECONDS + 5)
+            assert (process.returncode, json.loads(out)["exit_code"]) == (143, 143), err
+            assert "Error: interrupted" in err
 
 
 def test_a_second_signal_changes_nothing(sandbox: Sandbox, faults: Faults) -> None:

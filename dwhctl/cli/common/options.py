@@ -13,6 +13,7 @@ import click
 
 from dwhctl.core.errors import UsageError
 from dwhctl.core.files import set_group_access
+from dwhctl.core.waiting import delayed_signals
 from dwhctl.core.words import nearest, quoted, use_zone
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ class Settings:
     def open_project(self) -> Project:
         """Find and read the project, and use its group access and time zone from then on. Raise ConfigError."""
         from dwhctl.project.find import find_project
-        from dwhctl.project.read import read_project
+
+        with delayed_signals():
+            from dwhctl.project.read import read_project
         from dwhctl.runtime.messages import make_logging_printable
 
         make_logging_printable()
@@ -286,7 +289,8 @@ class LazyGroup(CommandGroup):
         entry = self.table.get(cmd_name)
         if entry is None:
             return None
-        module = importlib.import_module(f"{self.package}.{entry.module}")
+        with delayed_signals():
+            module = importlib.import_module(f"{self.package}.{entry.module}")
         own = f"{cmd_name.replace('-', '_')}_command"
         command: click.Command = getattr(module, own if hasattr(module, own) else "command")
         command.short_help = entry.summary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from dwhctl import __version__
 from dwhctl.cli.common import ending
-from dwhctl.cli.common.options import common_options
+from dwhctl.cli.common.options import CommandEntry, LazyGroup, common_options
 from dwhctl.cli.main import COMMANDS, dwhctl
 from dwhctl.core.errors import ConfigError, ExitCode, Interrupted, LockHeldError
 from dwhctl.core.secrets import Secret
@@ -232,3 +233,33 @@ def test_a_process_ends_with_the_commands_code() -> None:
     done = dwh_process("lod")
     assert done.returncode == 2
     assert "did you mean 'load'?" in done.stderr
+
+
+_MODULE = """
+import os, signal, time
+import click
+
+
+class Ignoring:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+
+Ignoring()
+command = click.Command("slow")
+"""
+_SLOW = {"slow": CommandEntry("slow", "Slow.")}
+
+
+def test_ctrl_c_while_a_command_is_imported_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Group(LazyGroup):
+        package = "imported_slowly"
+        table = _SLOW
+
+    (tmp_path / "imported_slowly").mkdir()
+    (tmp_path / "imported_slowly" / "slow.py").write_text(_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        Group("group").get_command(click.Context(click.Command("x")), "slow")
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler

@@ -309,14 +309,14 @@ def test_a_load_that_gets_no_slot_says_who_has_it(tmp_path: Path, said: list[Wai
     sandbox = Sandbox(tmp_path, servers={"server_0": ["abakan"]}, connection_keys="max_connections = 1")
     sandbox.write().fill()
     heard: list[Event] = []
+
+    def hear(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, Waiting):
+            holder.kill()
+
     with another_process(HOLD_SLOT, tmp_path / "state") as holder:
-
-        def listen(event: Event) -> None:
-            heard.append(event)
-            if isinstance(event, Waiting):
-                holder.kill()
-
-        report = sandbox.load(listen=listen)
+        report = sandbox.load(listen=hear)
     assert report.loaded == 1
     waits = [event.text for event in heard if isinstance(event, Waiting)]
     assert waits[0].startswith(
