@@ -13,9 +13,11 @@ from dwhctl.alerts.outbox import DeliveryState, Outbox, Queued, Result, from_jso
 from dwhctl.core.errors import Interrupted
 from dwhctl.core.faults import reach
 from dwhctl.core.words import shown_time
-from dwhctl.project.names import is_proposed
+from dwhctl.project.names import in_project, is_proposed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dwhctl.alerts.digest import Digest
     from dwhctl.project.model import Project
     from dwhctl.sessions import SessionStore
@@ -54,8 +56,8 @@ class Delivery:
         """Return the delivery of a message that is not sent, for the channel refused the last one with this answer."""
         return cls(channel, subject, DeliveryState.REFUSED, answer, again=True, tried=False)
 
-    def words(self) -> str:
-        """Return it as a line."""
+    def words(self, place: Path | None = None) -> str:
+        """Return it as a line. `place` is the value of --project, if it was given."""
         state = {
             DeliveryState.QUEUED: "not sent, the next run tries again",
             DeliveryState.UNKNOWN: "in doubt",
@@ -64,7 +66,8 @@ class Delivery:
             else "not sent, the channel refused the last message",
             DeliveryState.GIVEN_UP: f"given up, it could not be sent for {GIVE_UP_AFTER.days} days",
         }.get(self.state, self.state.value)
-        again = f"; then check it with: dwhctl alert-test {self.channel} (runs try again once an hour)"
+        test = in_project(f"dwhctl alert-test {self.channel}", place)
+        again = f"; then check it with: {test} (runs try again once an hour)"
         return f"alert {self.channel}: {state}: {self.answer}{again if self.again else ''}"
 
 

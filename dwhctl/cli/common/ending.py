@@ -311,4 +311,4 @@ def _notify(arguments: Sequence[str], message: str, settings: Settings) -> list[
         return []
     use_project(project)
     sent = notify_usage_error(project, shown_command(arguments), message, RunKind(_WORKING[name or ""]))
-    return [alert.words() for alert in sent]
+    return [alert.words(settings.project or given) for alert in sent]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -45,6 +45,7 @@ class Settings:
 
         make_logging_printable()
         project = read_project(find_project(self.project))
+        project = replace(project, place=project.root if self.project else None)
         use_project(project)
         return project
 
