@@ -364,7 +364,9 @@ def test_a_template_of_the_users_takes_the_place_of_ours(tmp_path: Path) -> None
 
 def test_what_a_digest_does_not_have_is_printed_as_nothing(tmp_path: Path) -> None:
     """Chats and programs read "None" where a message has no remark."""
-    mine = '{"remark": "{{ digest.remark }}", "look": "{{ digest.look }}", "none": {{ digest.remark | tojson }}}'
+    mine = (
+        '{"remark": "{{ digest.remark }}", "look": "{{ digest.look }}", "none": {{ digest.remark | tojson }}}'
+    )
     plain = dataclasses.replace(DIGEST, remark=None, look=None)
     keys = '[alerts.hook]\ntype = "webhook"\nwhen = ["one_failed"]\nurl = "http://127.0.0.1:1/a"\n'
     project = project_with(tmp_path, keys + MINE, mine=mine)
