@@ -233,6 +233,8 @@ def test_a_gap_is_no_longer_than_what_one_backfill_takes(project: Project) -> No
     assert [day for _, day in unfolded(gaps)] == list(days)
     for gap in gaps:
         days_between(gap.start, gap.end)  # a UsageError if backfill would refuse it
-    drawn = "\n".join(line.plain for line in gaps_picture(project, gaps, days))
+    drawn = "\n".join(
+        line.plain for line in gaps_picture(project, gaps, days, None, some_shards=False, width=None)
+    )
     for start, end in re.findall(r"-s (\S+) -e (\S+)", drawn):
         days_between(date.fromisoformat(start), date.fromisoformat(end))
