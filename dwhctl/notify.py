@@ -262,7 +262,7 @@ class RunNotifier:
         # The error may be about the database itself, which is not waited for twice.
         lost = isinstance(error, errors.SessionsError)
         for delivery in self._bounded(lambda: notify_stopped(self._project, outcome, lost=lost)):
-            self._listen(events.Notice(delivery.words()))
+            self._listen(events.Notice(delivery.words(self._project.place)))
 
     def _bounded(self, send: Callable[[], list[Delivery]]) -> list[Delivery]:
         try:

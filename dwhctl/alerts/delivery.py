@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from dwhctl.alerts.digest import Digest
 from dwhctl.alerts.outbox import DeliveryState, Outbox, Queued, Result, from_json
@@ -14,7 +15,7 @@ from dwhctl.core.errors import Interrupted
 from dwhctl.core.faults import reach
 from dwhctl.core.words import shown_time
 from dwhctl.project.model import Project
-from dwhctl.project.names import is_proposed
+from dwhctl.project.names import in_project, is_proposed
 from dwhctl.sessions import SessionStore
 
 #: How many messages one run sends to a channel, and the time for all of them.
@@ -50,7 +51,8 @@ class Delivery:
         """Return the delivery of a message that is not sent, for the channel refused the last one with this answer."""
         return cls(channel, subject, DeliveryState.REFUSED, answer, again=True, tried=False)
 
-    def words(self) -> str:
+    def words(self, place: Path | None = None) -> str:
+        """Return it as a line. `place` is the value of --project, if it was given."""
         state = {
             DeliveryState.QUEUED: "not sent, the next run tries again",
             DeliveryState.UNKNOWN: "in doubt",
@@ -59,7 +61,8 @@ class Delivery:
             else "not sent, the channel refused the last message",
             DeliveryState.GIVEN_UP: f"given up, it could not be sent for {GIVE_UP_AFTER.days} days",
         }.get(self.state, self.state.value)
-        again = f"; then check it with: dwhctl alert-test {self.channel} (runs try again once an hour)"
+        test = in_project(f"dwhctl alert-test {self.channel}", place)
+        again = f"; then check it with: {test} (runs try again once an hour)"
         return f"alert {self.channel}: {state}: {self.answer}{again if self.again else ''}"
 
 

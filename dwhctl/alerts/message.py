@@ -86,7 +86,12 @@ def fit_to_show(value: Texts) -> Texts:
 
 
 def finalized(value: Any) -> Any:
-    """Return what a template prints: a text without secrets and controls but its newlines. Markup stays markup."""
+    """Return what a template prints: a text without secrets and controls but its newlines. Markup stays markup.
+
+    What a digest does not have (`digest.remark`, `reason.since`) is printed as nothing.
+    """
+    if value is None:
+        return ""
     if isinstance(value, Markup):
         return Markup(mask(value))  # noqa: S704 - masking adds no markup
     if not isinstance(value, str):
@@ -96,7 +101,7 @@ def finalized(value: Any) -> Any:
 
 def in_json(value: Any) -> Any:
     """Return what a template prints within a text of JSON, escaped for it. Markup, as of `tojson`, stays markup."""
-    shown_value = finalized(value if isinstance(value, Markup) else str(value))
+    shown_value = finalized(value if value is None or isinstance(value, Markup) else str(value))
     if isinstance(shown_value, Markup):
         return shown_value
     return Markup(json.dumps(shown_value, ensure_ascii=False)[1:-1])  # noqa: S704 - escaped for JSON

@@ -257,12 +257,15 @@ def _tell_clock_changes(project: Project, jobs: Iterable[CronJob], now: datetime
 def _tell_installed_differs(project: Project, block: list[str]) -> None:
     """Write a hint where the crontab has a block of this project with other lines, as earlier versions wrote them."""
     from dwhctl.cron import read_crontab, with_block
+    from dwhctl.project.names import in_project
 
     try:
         crontab = read_crontab()
         # Without a block of this project, or without a crontab, there is nothing to compare.
         if with_block(crontab, project.root, []) != crontab != with_block(crontab, project.root, block):
-            tell("the installed lines differ from these: dwhctl crontab install")
+            tell(
+                f"the installed lines differ from these: {in_project('dwhctl crontab install', project.place)}"
+            )
     except CrontabError:
         return
 

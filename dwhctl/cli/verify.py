@@ -24,7 +24,7 @@ from dwhctl.core.errors import ExitCode, UsageError
 from dwhctl.core.words import counted
 from dwhctl.project.days import resolve_day
 from dwhctl.project.model import Project
-from dwhctl.project.names import with_shadow
+from dwhctl.project.names import in_project, with_shadow
 from dwhctl.verify.findings import Check, FoldedFinding, SliceComparison, fold
 from dwhctl.verify.last import repair_command
 from dwhctl.verify.run import VerifyReport, VerifyRequest, verify, verify_against
@@ -146,7 +146,7 @@ def _tell_the_rest(report: VerifyReport, settings: Settings, form: str, against:
     if different and form == "table" and not settings.quiet and against is None:
         first = different[0]
         if first.day is not None:
-            again = repair_command(first.load, first.shard, first.day)
+            again = in_project(repair_command(first.load, first.shard, first.day), settings.project)
             tell(f"to repair a slice, load it again: {again}")
     if not settings.quiet:
         # With JSON and CSV nothing else is on stdout.

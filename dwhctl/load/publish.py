@@ -14,12 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwhctl.core import errors
 from dwhctl.core.faults import reach
 from dwhctl.core.waiting import waited
-from dwhctl.project.names import as_asked
+from dwhctl.project.names import as_asked, in_project
 from dwhctl.runtime.messages import Failure
 from dwhctl.systems.base.staging import HeldValues, ReplaceGuard, UncertainCommitError, replace_in_transaction
 
@@ -58,12 +59,14 @@ class Published:
 class PublishRules:
     """How to publish. `fence` is called right before each commit and raises when this run may not publish any more.
 
-    `delivered` says which columns a slice must not fill with NULL; without it none is refused for that.
+    `delivered` says which columns a slice must not fill with NULL; without it none is refused for that. `place` is
+    the project's, for the command in a message.
     """
 
     allow_shrink: bool
     fence: Callable[[], None]
     delivered: DeliveredColumns | None = None
+    place: Path | None = None
 
 
 def publish(
@@ -136,7 +139,7 @@ class _Guard(ReplaceGuard):
     def allowed(
         self, slices: Sequence[StagedSlice], held: Mapping[str, int], held_values: HeldValues
     ) -> Sequence[StagedSlice]:
-        self.refused = {} if self._rules.allow_shrink else _shrunk(self._load, slices, held)
+        self.refused = _shrunk(self._load, slices, held, self._rules)
         if self._rules.delivered is not None:
             self.refused |= self._rules.delivered.dropped(held_values, self._load, slices)
         return [staged for staged in slices if staged.token not in self.refused]
@@ -147,16 +150,20 @@ class _Guard(ReplaceGuard):
         self._rules.fence()
 
 
-def _shrunk(load: Load, slices: Sequence[StagedSlice], held: Mapping[str, int]) -> dict[str, Failure]:
+def _shrunk(
+    load: Load, slices: Sequence[StagedSlice], held: Mapping[str, int], rules: PublishRules
+) -> dict[str, Failure]:
     """Return the failure of each slice, by token, of which too many rows vanished from the source."""
-    found = {}
+    found: dict[str, Failure] = {}
+    if rules.allow_shrink:
+        return found
     for staged in slices:
         before = held.get(staged.slice.shard, 0)
         if before >= load.shrink_floor and (reason := _too_few(load, staged.rows, before)):
+            asked = f"{as_asked(load.name)} --date {staged.slice.day} --shard {staged.slice.shard}"
+            command = in_project(f"dwhctl load {asked} --allow-shrink", rules.place)
             error = errors.ShrunkSourceError(
-                f"the source has {staged.rows} rows, the warehouse {before}: {reason}. If that is right:"
-                f" dwhctl load {as_asked(load.name)} --date {staged.slice.day} --shard {staged.slice.shard}"
-                " --allow-shrink"
+                f"the source has {staged.rows} rows, the warehouse {before}: {reason}. If that is right: {command}"
             )
             found[staged.token] = Failure.of(error)
     return found

@@ -339,7 +339,9 @@ class _Load(Run):
 
     def _publisher(self, columns: DeliveredColumns) -> Publisher:
         # A run that cannot reach the sessions database may no longer publish.
-        rules = PublishRules(self._request.allow_shrink, fence=self.store.check_alive, delivered=columns)
+        rules = PublishRules(
+            self._request.allow_shrink, self.store.check_alive, delivered=columns, place=self.project.place
+        )
         sweepers = targets_of(self.project, f"dwhctl:{self.id}", _DROP_TIMEOUT)
         return Publisher(self.targets, self.slots, self.events.put, rules, sweepers)
 

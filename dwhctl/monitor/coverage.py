@@ -24,7 +24,7 @@ from dwhctl.project.days import make_slice
 from dwhctl.project.loads import Load, Shard
 from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
-from dwhctl.runtime.plan import chosen_tasks
+from dwhctl.runtime.plan import MOST_DAYS, chosen_tasks
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.sessions.history import Latest, latest_of_slices
 from dwhctl.sessions.history import first_day as first_day_of
@@ -281,14 +281,16 @@ class Gap:
 
 
 def find_gaps(coverage: Coverage) -> list[Gap]:
-    """Return the gaps of each load and shard, consecutive days in one."""
+    """Return the gaps of each load and shard, consecutive days in one, as many as one backfill takes."""
     gaps = []
     for row in coverage.rows:
         cells = zip(coverage.days, row.cells, strict=True)
         for is_gap, group in groupby(cells, key=lambda cell: cell[1].is_gap):
             if is_gap:
                 days = [day for day, _ in group]
-                gaps.append(Gap(row.load.name, (row.shard.name,), days[0], days[-1]))
+                for first in range(0, len(days), MOST_DAYS):
+                    last = min(first + MOST_DAYS, len(days)) - 1
+                    gaps.append(Gap(row.load.name, (row.shard.name,), days[first], days[last]))
     return gaps
 
 

@@ -232,9 +232,7 @@ class _Check:
             # A closed shard counts only while one of its days is late.
             if not shard.has_ended(today) or late.get(shard.name)
         ]
-        return self._sla(
-            "load", load, tasks, self._load_command(load, [days for days in late.values() if days])
-        )
+        return self._sla("load", load, tasks, self._load_command(load, tasks))
 
     def _begins(self, known: date | None) -> Callable[[Shard], date]:
         """Return the first expected day of each shard. A load that never ran and has no start_date is due at once."""
@@ -326,10 +324,14 @@ class _Check:
             kind, work.name, work.deadline, work.max_age, tuple(tasks), coming, command if is_missed else None
         )
 
-    def _load_command(self, load: Load, late: Sequence[Late]) -> str:
-        if not late:
+    def _load_command(self, load: Load, tasks: Sequence[Task]) -> str:
+        late = [task.late for task in tasks if task.late]
+        if not late or load.slice_by is None:
             return self._command("load", load.name, "--date", "today")
         oldest, newest = min(days.oldest for days in late), max(days.newest for days in late)
+        if any(task.is_old for task in tasks):
+            # A shard that is too old may lack none of the late days: today's slice, never complete, renews its age.
+            newest = self._yesterday + _DAY
         return fill_command(Gap(load.name, (), oldest, newest), self._project.root, named=False)
 
     def _command(self, *words: str) -> str:

@@ -305,7 +305,10 @@ class ExecutorTable(Table):
 
 @dataclass(frozen=True)
 class Project:
-    """A project: its configuration with every name resolved and every path absolute."""
+    """A project: its configuration with every name resolved and every path absolute.
+
+    `place` is the root if --project gave it: the commands in messages need it then.
+    """
 
     root: Path
     timezone: str
@@ -326,6 +329,7 @@ class Project:
     pings: PingsTable = field(default_factory=PingsTable)
     page: PageTable = field(default_factory=PageTable)
     executor: ExecutorTable = field(default_factory=ExecutorTable)
+    place: Path | None = None
 
     @property
     def zone(self) -> ZoneInfo:

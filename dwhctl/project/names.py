@@ -69,9 +69,9 @@ def meant(project: Project, name: str, known: Iterable[str]) -> str:
 
 def _what_else(project: Project, name: str) -> str:
     if name in project.reports:
-        return f"it is a report: dwhctl refresh-reports {name}"
+        return f"it is a report: {in_project(f'dwhctl refresh-reports {name}', project.place)}"
     if name in project.loads:
-        return f"it is a load: dwhctl load {name} --date yesterday"
+        return f"it is a load: {in_project(f'dwhctl load {name} --date yesterday', project.place)}"
     for group, shards in project.shard_groups.items():
         if shard := next((shard for shard in shards if shard.name == name), None):
             return f"it is a shard of the group {group} on {shard.connection}: --shard {name}"
@@ -81,7 +81,7 @@ def _what_else(project: Project, name: str) -> str:
         loads = [load.name for load in project.loads.values() if load.shards == name]
         return f"it is a shard group, which the load {loads[0]} reads" if loads else "it is a shard group"
     if name in project.alerts:
-        return f"it is an alert channel: dwhctl alert-test {name}"
+        return f"it is an alert channel: {in_project(f'dwhctl alert-test {name}', project.place)}"
     owners = {work.target_table.lower(): work.title for work in project.work()}
     return f"it is the table of {owners[name.lower()]}" if name.lower() in owners else ""
 

@@ -168,7 +168,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
             until=self._rules.began + longest_wait(self._project, job.config, self._rules.wait),
             pause=_NEEDS_POLL_SECONDS,
             event=ReportWaits(job.config.name, job.day, job.found),
-            error=lambda: errors.NotReady(not_met(job.found, job.day)),
+            error=lambda: errors.NotReady(not_met(job.found, job.day, self._project.place)),
         )
         if waits:
             job.wait.note(lambda: f"what report {job.config.name} needs: {lacking(job.found)}")

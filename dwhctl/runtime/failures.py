@@ -241,7 +241,8 @@ def _advice(project: Project, failed: FailedSlice, connection: str) -> tuple[str
     if failure.is_a(errors.ShrunkSourceError):
         return "", False  # its message has the command that accepts it
     if failure.is_a(errors.InternalError):
-        return "this is a defect in dwhctl: report it with what `dwhctl report log last` shows", False
+        command = in_project("dwhctl report log last", project.place)
+        return f"this is a defect in dwhctl: report it with what `{command}` shows", False
     if failure.is_a(errors.NotReady):
         load = load_of(project, failed.load) if failed.shard else None
         query = load.ready if load is not None else None

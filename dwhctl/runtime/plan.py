@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from dwhctl.core.errors import UsageError
 from dwhctl.core.words import quoted, shown_time
 from dwhctl.project.days import Slice, make_slice
-from dwhctl.project.names import as_asked, find_load, meant
+from dwhctl.project.names import as_asked, find_load, in_project, meant
 from dwhctl.sessions.values import is_complete
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dwhctl.project.loads import Load, Need, Report, Shard
     from dwhctl.project.model import Project
     from dwhctl.sessions.store import SessionStore
@@ -219,14 +221,15 @@ def loads_with_days(project: Project, names: Sequence[str]) -> tuple[tuple[str, 
     loads = chosen_loads(project, names)
     whole = tuple(load.name for load in loads if load.slice_by is None)
     if whole and names:
+        command = in_project(f"dwhctl load {as_asked(whole[0])} --date today", project.place)
         raise UsageError(
             f"load {whole[0]} has no slice_by: it replaces its whole table whatever the day, so there are no days"
-            f" to fill; load it once with: dwhctl load {as_asked(whole[0])} --date today"
+            f" to fill; load it once with: {command}"
         )
     if len(whole) == len(loads):
         raise UsageError(
             "no load of the project has slice_by, so there are no days to fill; each replaces its whole table:"
-            " dwhctl load --date today"
+            f" {in_project('dwhctl load --date today', project.place)}"
         )
     return tuple(load.name for load in loads if load.slice_by is not None), whole
 
@@ -294,8 +297,8 @@ def _readiness(project: Project, store: SessionStore | None, need: Need, day: da
     )
 
 
-def not_met(found: Sequence[Readiness], day: date) -> str:
-    """Return which needs are not met, and what to do about it."""
+def not_met(found: Sequence[Readiness], day: date, place: Path | None = None) -> str:
+    """Return which needs are not met, and what to do about it. `place` is the project's, for the command."""
     unmet = [need for need in found if not need.is_met]
     words = "; ".join(
         f"{need}{f' (at_least = {need.at_least:g})' if need.at_least < 1 else ''}" for need in unmet
@@ -306,9 +309,10 @@ def not_met(found: Sequence[Readiness], day: date) -> str:
             f"{words}. A slice is complete when it was loaded after its end, and {day} ends at"
             f" {shown_time(max(ends))}: load and refresh it then"
         )
+    command = in_project(f"dwhctl load {loads} --date {day} --only-missing", place)
     return (
-        f"{words}. A slice is complete when it was loaded after its end: dwhctl load {loads} --date {day}"
-        " --only-missing; or wait longer (--wait, or wait in the configuration)"
+        f"{words}. A slice is complete when it was loaded after its end: {command}; or wait longer (--wait, or wait"
+        " in the configuration)"
     )
 
 

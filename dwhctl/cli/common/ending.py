@@ -282,7 +282,7 @@ def _notify(arguments: Sequence[str], message: str, settings: Settings) -> list[
         return []
     use_project(project)
     sent = notify_usage_error(project, shown_command(arguments), message, RunKind(_WORKING[typed["command"]]))
-    return [alert.words() for alert in sent]
+    return [alert.words(settings.project or given) for alert in sent]
 
 
 # The page at the end of a run: written anew where the configuration has a path for it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -52,6 +52,7 @@ class Settings:
 
         make_logging_printable()
         project = read_project(find_project(self.project))
+        project = replace(project, place=project.root if self.project else None)
         use_project(project)
         return project
 

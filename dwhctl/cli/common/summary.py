@@ -158,7 +158,7 @@ def show_alerts(alerts: Iterable[Delivery], settings: Settings) -> None:
     if shown:
         say()
     for alert in shown:
-        say(one_line(alert.words()))
+        say(one_line(alert.words(settings.project)))
 
 
 def _counts(result: RunResult) -> str:

@@ -16,6 +16,7 @@ from dwhctl.core.words import counted, shown_seconds, shown_time
 from dwhctl.monitor.coverage import Gap, fill_command, fold_shards
 from dwhctl.monitor.timeline import Bar, Lane, Timeline
 from dwhctl.project.model import Project
+from dwhctl.runtime.plan import MOST_DAYS
 
 _FILE_WIDTH = 160
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -220,9 +221,10 @@ def gaps_picture(
     lines += _table(project, together, place, width, some_shards=some_shards)
     for load in dict.fromkeys(gap.load for gap in together):
         of_load = [gap for gap in together if gap.load == load]
-        if len(of_load) > 1:
+        whole = _whole(of_load)
+        if len(of_load) > 1 and (whole.end - whole.start).days < MOST_DAYS:
             lines += [Text(), Text(f"all of {load}:")]
-            lines.append(_command(fill_command(_whole(of_load), place, named=some_shards)))
+            lines.append(_command(fill_command(whole, place, named=some_shards)))
     return lines
 
 

@@ -362,6 +362,20 @@ def test_a_template_of_the_users_takes_the_place_of_ours(tmp_path: Path) -> None
     assert second == "🔴 <b>dwh: orders, calls: 41 slices failed</b>"
 
 
+def test_what_a_digest_does_not_have_is_printed_as_nothing(tmp_path: Path) -> None:
+    """Chats and programs read "None" where a message has no remark."""
+    mine = (
+        '{"remark": "{{ digest.remark }}", "look": "{{ digest.look }}", "none": {{ digest.remark | tojson }}}'
+    )
+    plain = dataclasses.replace(DIGEST, remark=None, look=None)
+    keys = '[alerts.hook]\ntype = "webhook"\nwhen = ["one_failed"]\nurl = "http://127.0.0.1:1/a"\n'
+    project = project_with(tmp_path, keys + MINE, mine=mine)
+    sent = json.loads(render(project, project.alerts["hook"], plain).html)
+    assert sent == {"remark": "", "look": "", "none": None}
+    chat = project_with(tmp_path, TELEGRAM + MINE, mine="{{ digest.look }}[{{ digest.remark }}]")
+    assert render(chat, chat.alerts["failures"], plain).text.strip() == "[]"
+
+
 def test_a_mails_title_is_its_subject(tmp_path: Path) -> None:
     page = "<title>Reports &amp; more: {{ digest.done }}</title><p>Good <b>morning</b></p><table><tr><td>1<td>2</table>"
     project = project_with(tmp_path, MAIL + MINE, mine=page)

@@ -95,11 +95,14 @@ def test_a_dead_service_holds_nobody_up(checks: Checks) -> None:
     assert all(thread.daemon for thread in threading.enumerate() if thread.name == "ping")
 
 
-def test_many_loads_are_pinged_each_once(checks: Checks) -> None:
+def test_many_loads_are_pinged_each_once(checks: Checks, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An answer that comes too late costs a second attempt, on a busy machine here too.
+    monkeypatch.setattr("dwhctl.alerts.ping.SECONDS", 60.0)
     names = [f"load_{number:02}" for number in range(40)]
     pinger = Pinger({name: Secret(checks.url(name)) for name in names})
     pinger.start()
-    assert pinger.finish({name: FAILED if name == "load_07" else DONE for name in names}) == []
+    endings = {name: FAILED if name == "load_07" else DONE for name in names}
+    assert pinger.finish(endings, timeout=60.0) == []
     ends = {name: [signal for signal in checks.signals(name) if signal != "start"] for name in names}
     assert ends == {name: ["fail" if name == "load_07" else "success"] for name in names}
     for name in names:

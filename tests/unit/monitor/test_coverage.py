@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sqlite3
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dwhctl.cli.report.pictures import gaps_picture
 from dwhctl.core.errors import UsageError
 from dwhctl.monitor.coverage import (
     Cell,
@@ -32,6 +34,7 @@ from dwhctl.project.days import make_slice
 from dwhctl.project.loads import Load, Shard
 from dwhctl.project.model import Project
 from dwhctl.project.read import read_project
+from dwhctl.runtime.plan import MOST_DAYS, days_between
 from dwhctl.sessions import Closing, LastSession, NewSession, SessionStore, State, is_complete, open_store
 from tests.unit.projects import EXTRACT, LOAD, write, write_project
 
@@ -220,3 +223,18 @@ def test_the_command_of_a_gap_names_it_whole() -> None:
     words = shlex.split(fill_command(gap, Path("/srv/the dwh")))
     assert words[-2:] == ["--project", "/srv/the dwh"]
     assert gap.slices == 6
+
+
+def test_a_gap_is_no_longer_than_what_one_backfill_takes(project: Project) -> None:
+    """The command of a longer one was refused: "are 9,824 days: a backfill takes 3,651 at most"."""
+    load, [shard, *_] = project.loads["orders"], project.shard_groups["cities"]
+    days = tuple(date(2000, 1, 1) + timedelta(days=number) for number in range(2 * MOST_DAYS + 1))
+    gaps = find_gaps(Coverage(days, (Row(load, shard, (_GAP,) * len(days)),)))
+    assert [day for _, day in unfolded(gaps)] == list(days)
+    for gap in gaps:
+        days_between(gap.start, gap.end)  # a UsageError if backfill would refuse it
+    drawn = "\n".join(
+        line.plain for line in gaps_picture(project, gaps, days, None, some_shards=False, width=None)
+    )
+    for start, end in re.findall(r"-s (\S+) -e (\S+)", drawn):
+        days_between(date.fromisoformat(start), date.fromisoformat(end))

@@ -275,3 +275,16 @@ def _counted(
             one = last.get((shard.name, day))
             lacking += [] if is_complete(one, end) else [day]
     return (lacking[0], lacking[-1], len(lacking)) if lacking else None
+
+
+def test_the_command_renews_what_is_too_old_beside_a_gap(store: SessionStore) -> None:
+    """It filled the gap of one shard only: the ages of the others stayed missed."""
+    fill(store, date(2020, 7, 13), LATE - 9 * HOUR + 4 * HOUR, "chita", "boston")
+    fill(store, date(2020, 7, 12), LATE - 9 * HOUR, "abakan")
+    project = a_work({"deadline": time(7), "max_age": 4 * HOUR})
+    missed = the_one(project, store, LATE)
+    assert list(late_of(missed)) == ["abakan"]
+    assert [task.shard for task in missed.tasks if task.is_old] == ["abakan", "chita", "boston"]
+    assert missed.command == (
+        "dwhctl backfill orders -s 2020-07-13 -e 2020-07-14 --only-missing --project /nowhere"
+    )
