@@ -96,14 +96,15 @@ class ProcessWorker:
 
     def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
         future: Future[object] = Future()
+        request = pickle.dumps((function, task))
         with self._lock:
-            self._future = future if self.is_alive else None
-        if self._future is None:
+            if is_alive := self.is_alive:
+                self._future = future
+                # One that is dead already is found by the thread that receives, which closes the channel.
+                with suppress(OSError):
+                    self._channel.send_bytes(request)
+        if not is_alive:
             future.set_exception(BrokenExecutor())
-        else:
-            # One that is dead already is found by the thread that receives.
-            with suppress(OSError):
-                self._channel.send_bytes(pickle.dumps((function, task)))
         return future
 
     def kill(self) -> None:
@@ -135,9 +136,9 @@ class ProcessWorker:
                     future.set_result(value) if is_result else future.set_exception(value)
         with self._lock:
             self.is_alive = False
+            self._channel.close()
         if (future := self._taken()) is not None:
             future.set_exception(BrokenExecutor())
-        self._channel.close()
 
     def _taken(self) -> Future[object] | None:
         with self._lock:
