@@ -97,6 +97,8 @@ class InWorker:
 
     The worker and the slots of a `direct` attempt are busy until then. `given` is when the worker was given the order.
     The slice may be cut into parts: `at_work` are the workers that have an order of it now, with their slots.
+    `answered`: its source works. `put_off`: it was ended because its source did not answer while others waited.
+    `ended_before` counts the orders that had been carried out when it was given.
     """
 
     worker: Worker
@@ -104,6 +106,9 @@ class InWorker:
     at_work: dict[Worker, tuple[Slot, ...]] = field(default_factory=dict)
     slots_waited: float = 0.0
     given: float | None = None
+    ended_before: int = 0
+    answered: bool = True
+    put_off: bool = False
     group: PublishGroup | None = None
     filled: Mapping[str, str] = field(default_factory=dict)
     failed_in: str | None = None
@@ -275,22 +280,17 @@ class SliceStarter:
             return
         for job in self._jobs.next_of_routes():
             load = job.config
-            if (
-                job.direct
-                or not self._groups.wants_ahead(load, job.day, now)
-                or not self._breaker.may_start(job, now)
-            ):
-                continue
-            if self._publisher.waits_for == load.target:
+            wants = not job.direct and self._groups.wants_ahead(load, job.day, now)
+            if not wants or not self._breaker.may_start(job, now) or self._publisher.waits_for == load.target:
                 continue
             if (slot := self._slots.try_take(load.target)) is not None:
                 self._groups.begin_ahead(load, job.day, now, slot)
 
     def parts(self, attempt: SliceAttempt, table: TargetTable) -> Parts:
         """Return the workers' orders. Raise ConfigError or AttemptError."""
-        load, shard, slice_ = attempt.job.config, attempt.job.planned.shard, attempt.job.planned.slice
         if attempt.job.parts == 1:
             return Parts([self.order(attempt, table)])
+        load, shard, slice_ = attempt.job.config, attempt.job.planned.shard, attempt.job.planned.slice
         check_split(self._project, load, shard, slice_)
         order = replace(self.order(attempt, table), parts=attempt.job.parts, split_by=load.split_by)
         keys = replace(order, step=Step.KEYS)
@@ -372,15 +372,15 @@ class SliceStarter:
             taken.extend(slots or ())
             return slots is not None
 
-        def may_start(job: SliceJob, is_next: Callable[[SliceJob], bool]) -> bool:
+        def may_start(job: SliceJob, is_next: Callable[[SliceJob, float], bool]) -> bool:
             # The staging of a group is made under the slot of the slice that begins it.
             begins = kept.slots[1] and not job.direct and self._groups.lacks(job.config, job.day, now)
             if begins or (kept and job.parts > 1) or not kept.fits(job.connections, self._is_wanted):
                 return False
-            return self._breaker.may_start(job, now) and is_next(job) and has_slots(job)
+            return self._breaker.may_start(job, now) and is_next(job, now) and has_slots(job)
 
         job = self._jobs.pop(lambda job: may_start(job, self._breaker.is_first_choice))
-        job = job or self._jobs.pop(lambda job: may_start(job, lambda job: self._has_waited(job, now)))
+        job = job or self._jobs.pop(lambda job: may_start(job, self._has_waited))
         if job is None:
             return None
         self._breaker.started(job, now)
@@ -393,8 +393,7 @@ class SliceStarter:
 
     def _has_waited(self, job: SliceJob, now: float) -> bool:
         """Return whether a source that has not yet worked had the time to refuse the last attempt."""
-        connection = self._project.connections[job.connection]
-        timeout = getattr(connection, "connect_timeout", timedelta(0))
+        timeout = getattr(self._project.connections[job.connection], "connect_timeout", timedelta(0))
         waited = self._breaker.was_asked_before(job, now - timeout.total_seconds())
         self.blocked |= not waited
         return waited

@@ -51,6 +51,7 @@ class _Attempt:
     result: Future[object] = field(default_factory=Future)
     started: bool = False
     ending: bool = False
+    taken_back: bool = False
     task: Any = None
 
     def fail(self, message: str) -> None:
@@ -231,6 +232,9 @@ class DaskCluster:
                     return
                 continue
             except FutureCancelledError:
+                if attempt.taken_back and not attempt.ending:
+                    attempt.taken_back = False
+                    continue
                 if not attempt.ending:
                     self._resize(0)  # the connection is lost; else the next look sets it
                 break
@@ -250,6 +254,9 @@ class DaskCluster:
             pause = min(2 * pause, _PAUSE_SECONDS)
             with suppress(*LOST):
                 attempt.started = await self._client.has_started(attempt.sealed)
+                if not attempt.started and attempt.task is not None and not attempt.taken_back:
+                    # No worker has begun with it: it is placed elsewhere, and costs no attempt.
+                    attempt.taken_back = await self._client.take_back(attempt.task)
 
     async def _end(self, attempt: _Attempt) -> None:
         if attempt.result.done() or attempt.task is None:

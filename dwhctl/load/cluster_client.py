@@ -29,6 +29,10 @@ _ALLOWED_FAILURES = "distributed.scheduler.allowed-failures"
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 10.0
 _PAUSE_SECONDS = 1.0
+#: A worker without a heartbeat for so long, and a hundredth of a second more for each worker of the cluster, is silent:
+#: stopped, or its machine is gone. Heartbeats are 0.5 s apart, in a cluster of N workers up to N / 200 + 1 s.
+_SILENT_SECONDS = 5.0
+_SILENT_SECONDS_EACH = 0.01
 _CLOSE_SECONDS = 2.0
 #: A task that goes on after this many cancellations, so many seconds apart, is left.
 _MOST_CANCELS = 3
@@ -47,6 +51,8 @@ class ClusterClient:
         self._name = name
         self._waited = format_duration(executor.wait)
         self._client: Any = None
+        self._heard: list[str] = []
+        self._silent: list[str] = []
 
     async def connect(self) -> None:
         """Connect to the scheduler, as soon as it answers, and check it. Raise WorkersError."""
@@ -193,13 +199,27 @@ class ClusterClient:
         return dict(answer["workers"])
 
     async def size(self) -> int:
-        """Return how many workers can take an attempt. Raise one of `LOST`."""
+        """Return how many workers can take an attempt, and note which of them are silent. Raise one of `LOST`."""
         workers = await self._identities()
-        return sum(worker["status"] == "running" for worker in workers.values())
+        seen = {address: worker["last_seen"] for address, worker in workers.items()}
+        # By the clock of the scheduler, as far as a worker shows it.
+        since = max(seen.values(), default=0.0) - _SILENT_SECONDS - _SILENT_SECONDS_EACH * len(seen)
+        self._heard = [address for address in seen if seen[address] >= since]
+        self._silent = [address for address in seen if seen[address] < since]
+        return sum(workers[address]["status"] == "running" for address in self._heard)
 
     def place(self, sealed: SealedOrder, key: str) -> Any:
-        """Give an order to the scheduler, and return Dask's future."""
-        return self._client.submit(run_order, sealed, key=key, pure=False, retries=0)
+        """Give an order to the scheduler, and return Dask's future. A silent worker does not get it."""
+        others = {"workers": self._heard, "allow_other_workers": True} if self._silent else {}
+        return self._client.submit(run_order, sealed, key=key, pure=False, retries=0, **others)
+
+    async def take_back(self, task: Any) -> bool:
+        """Cancel a task that waits at a silent worker, and return whether it does. Raise one of `LOST`."""
+        places = await _in_time(self._client.processing()) if self._silent else {}
+        if not any(task.key in places.get(address, ()) for address in self._silent):
+            return False
+        await _in_time(task.cancel())
+        return True
 
     async def has_started(self, sealed: SealedOrder) -> bool:
         """Return whether a worker has begun with an order. Raise one of `LOST`."""

@@ -27,7 +27,7 @@ from dwhctl.load.cast import SliceCheck, SliceIds, TargetCast, compare, for_sour
 from dwhctl.load.direct import keep_open
 from dwhctl.load.hash_ids import ServiceFields
 from dwhctl.load.parts import doubled_key
-from dwhctl.runtime.messages import Failure, StageOrder, StageResult, Step
+from dwhctl.runtime.messages import NOTES, Failure, StageOrder, StageResult, Step
 from dwhctl.systems.base.system import KEPT, SourceOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import DirectStage
 
@@ -124,6 +124,7 @@ class _Staging:
         self._is_last = False
         self._ids = ids
         self._may_repeat = True
+        self._has_answered = False
 
     def run(self, source: Source) -> StageResult:
         order = self._order
@@ -132,6 +133,8 @@ class _Staging:
             if order.key_range is not None:
                 self._query = source.within(order.query, order.key_range)
             columns = source.columns(self._query)
+            if not system_of(order.source).takes_endpoint:
+                self._note_answer()
             filled = compare(
                 columns, order.table.columns, fill_missing=order.fill_missing, delivered=order.delivered
             )
@@ -142,6 +145,7 @@ class _Staging:
         fields = ServiceFields(order.shard.name, order.etl_id, order.key, held, to_target)
         batches = self._cast(source, checks, fields, to_target)
         first = next(batches, None)
+        self._note_answer()
         if first is None:
             return self._result()
         table = order.table
@@ -166,6 +170,12 @@ class _Staging:
             return self._result(size)
         keep_open(order.token, stage)
         return replace(self._result(size), held=stage.held, written=stage.written)
+
+    def _note_answer(self) -> None:
+        """Let the run know, once, that the source has answered, where it does not know that the login is accepted."""
+        if not self._has_answered and not self._order.login_known:
+            NOTES.answered()
+        self._has_answered = True
 
     def _checks(self, columns: Sequence[Column]) -> list[Callable[[pa.RecordBatch], None]]:
         order = self._order

@@ -11,17 +11,26 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING
 
-from dwhctl.core.errors import SourceError
+from dwhctl.core.errors import ConnectError, SourceError, TimedOutError
+from dwhctl.project.days import format_duration
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult, Step
 from dwhctl.runtime.slots import WORKERS
+
+#: How long a source may take for its first answer while others wait for the worker: twice as long after each time that
+#: it was put off, and no less than so many times what the slowest of the others needed. On a busy machine all take
+#: long: so many orders of others end meanwhile.
+_ANSWER_SECONDS = 1.0
+_ANSWER_TIMES = 4
+_ANSWER_ORDERS = 8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Future
 
-    from dwhctl.load.attempts import SliceAttempt, SliceParts
+    from dwhctl.load.attempts import SliceAttempt, SliceJob, SliceParts
     from dwhctl.load.workers import Worker
     from dwhctl.runtime.slots import Slot, Slots
     from dwhctl.systems.base.target import Stage
@@ -114,13 +123,16 @@ class PartWorkers:
         self._slots = slots
         self._stage = parts.stage
         self._notify = notify
+        self._slowest = 0.0
+        self._ended = 0
 
     def start(self, attempt: SliceAttempt) -> None:
         """Give the first order to the attempt's worker."""
         runner = attempt.runner
         self._pool.use_kept(runner.worker)
         runner.worker = self._pool.replace_dead(runner.worker)
-        runner.given = time.monotonic()
+        runner.given, runner.ended_before = time.monotonic(), self._ended
+        runner.answered = bool(self._breaker.login_known(attempt.job.connection))
         self._give(attempt, runner.worker, attempt.slots)
 
     def start_waiting(self, attempts: Iterable[SliceAttempt]) -> None:
@@ -137,6 +149,8 @@ class PartWorkers:
         if worker not in runner.at_work or runner.parts is None:
             return None  # it was killed: another part of the slice failed
         slots = runner.at_work.pop(worker)
+        runner.answered = True
+        self._ended += 1
         error = future.exception()
         result = future.result() if error is None else None
         died = not isinstance(result, StageResult)
@@ -159,12 +173,47 @@ class PartWorkers:
             slot.release()
         return None
 
-    def end(self, attempt: SliceAttempt) -> None:
-        """Kill every worker of an attempt."""
-        runner = attempt.runner
+    def answered(self, attempts: Iterable[SliceAttempt], worker: Worker) -> list[str]:
+        """Record that the source of a worker's order has answered. Return messages about the circuit breaker."""
+        for attempt in attempts:
+            if worker in attempt.runner.at_work:
+                attempt.runner.answered = True
+                self._slowest = max(self._slowest, time.monotonic() - (attempt.runner.given or 0.0))
+                return self._breaker.connected(attempt.job.connection)
+        return []
+
+    def put_off_at(self, attempt: SliceAttempt, waiting: Iterable[SliceJob]) -> float:
+        """Return when an attempt has waited too long for its source, if others of those `waiting` need its worker."""
+        runner, source = attempt.runner, attempt.job.connection
+        # Only a process of this machine says when its source has answered; an API may take long for its first page.
+        if runner.answered or runner.given is None or not runner.worker.keeps or attempt.job.config.endpoint:
+            return inf
+        is_early = self._ended < runner.ended_before + _ANSWER_ORDERS
+        if is_early or self._pool.has_idle or not any(self._breaker.works(job.connection) for job in waiting):
+            return inf
+        patience = max(_ANSWER_SECONDS, _ANSWER_TIMES * self._slowest)
+        return runner.given + patience * 2.0 ** self._breaker.times_put_off(source)
+
+    def expire(self, attempt: SliceAttempt, now: float) -> Failure:
+        """Kill every worker of an attempt that is past its timeout, or put off. Return the reason.
+
+        A driver's own timeout does not fire on a dead line.
+        """
+        job, runner = attempt.job, attempt.runner
         if not runner.at_work:
             runner.at_work[runner.worker] = attempt.slots  # it waits for its first order
         self._kill(attempt)
+        if now >= attempt.expires_at:
+            timeout = format_duration(job.config.timeout)
+            return Failure.of(
+                TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
+            )
+        runner.put_off = True
+        self._breaker.put_off(job, now)
+        text = f"connection {job.connection} has not answered after {now - (runner.given or now):.1f} s"
+        return Failure.of(
+            ConnectError(f"{text}; slices of other connections come first", connection=job.connection)
+        )
 
     def _take(self, attempt: SliceAttempt) -> tuple[Worker, tuple[Slot, ...]] | None:
         """Take one more worker, with slots, for an attempt whose parts wait for one. None: there is none now."""

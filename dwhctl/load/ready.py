@@ -165,7 +165,7 @@ class ReadyChecks:
         """Return whether the source has worked, or had the time to refuse what it was asked last."""
         connection = self._project.connections[check.job.connection]
         patience: timedelta = getattr(connection, "connect_timeout", timedelta(0))
-        has_room = self._breaker.is_first_choice(check) or self._breaker.was_asked_before(
+        has_room = self._breaker.is_first_choice(check, now) or self._breaker.was_asked_before(
             check, now - patience.total_seconds()
         )
         self.blocked |= not has_room

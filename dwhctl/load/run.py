@@ -378,6 +378,7 @@ class _Load(Run):
     def _pool(self, jobs: int) -> WorkerPool:
         if self._executor.type == "local":
             make = InlineWorker if self._request.inline else self.workers.fork
+            self.workers.answered = self.events.put
             return WorkerPool(jobs, make, self.slots, lambda: self.events.put(WorkersReady()))
         from dwhctl.load.cluster import ClusterPool, DaskCluster
 

@@ -24,8 +24,7 @@ from dwhctl.load.publish import (
 )
 from dwhctl.load.ready import ReadyChecked, ReadyChecks
 from dwhctl.load.staging import MAX_SLICES, GroupOpened, PublishGroup
-from dwhctl.load.worker_server import WorkersReady
-from dwhctl.project.days import format_duration
+from dwhctl.load.worker_server import SourceAnswered, WorkersReady
 from dwhctl.runtime.circuit_breaker import Probed
 from dwhctl.runtime.events import Notice, SlicesPublished, SliceStaged, SliceStarted, WorkerLogged
 from dwhctl.runtime.messages import Failure, StageResult
@@ -52,7 +51,7 @@ class Staged:
     future: Future[object]
 
 
-SliceEvent = Staged | WorkersReady | PublisherEvent | GroupOpened | Probed | ReadyChecked
+SliceEvent = Staged | WorkersReady | SourceAnswered | PublisherEvent | GroupOpened | Probed | ReadyChecked
 
 
 class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
@@ -147,6 +146,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             yield now + due
         if self._pool.may_grow_later and self.jobs.has_queued:
             yield max(self._parts.demand.stalled_at(), now + SLOT_POLL_SECONDS)
+        yield from (self.expires_at(attempt, now) for attempt in self.running.values())
 
     def _next_start(self) -> float:
         """Return the time at which an idle worker may have something to do again."""
@@ -203,6 +203,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         match event:
             case Staged():
                 self._collect(event.attempt, event.worker, event.future)
+            case SourceAnswered():
+                self._notify(self._workers.answered(self.running.values(), event.worker))
             case GroupOpened():
                 self._group_opened(event.group, event.failure)
             case Probed():
@@ -250,17 +252,14 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._finished(attempt, result)
 
     def expires_at(self, attempt: SliceAttempt, now: float) -> float:
-        return self._starter.expires_at(attempt, now)
+        put_off_at = self._workers.put_off_at(attempt, self.jobs.next_of_routes())
+        return min(self._starter.expires_at(attempt, now), put_off_at)
 
     def expire(self, attempt: SliceAttempt, now: float) -> None:
-        """Kill the worker: a driver's own timeout does not fire on a dead line."""
-        timeout = format_duration(attempt.job.config.timeout)
-        self._workers.end(attempt)
-        failure = Failure.of(
-            errors.TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
-        )
+        failure = self._workers.expire(attempt, now)
         self._unordered.pop(attempt.token, None)
-        self._notify(self._breaker.finished(attempt.job, failure, now))
+        if not attempt.runner.put_off:
+            self._notify(self._breaker.finished(attempt.job, failure, now))
         self._finished(attempt, StageResult(attempt.token, failure=failure))
 
     def _finished(self, attempt: SliceAttempt, result: StageResult) -> None:
@@ -296,7 +295,10 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
 
     def _failed(self, attempt: SliceAttempt, failure: Failure) -> None:
         job = attempt.job
-        if failure.new_columns and job.config.on_new_column == "add" and job.additions < _MAX_ADDITIONS:
+        if attempt.runner.put_off:
+            self.jobs.put(job, first=True)
+            self.close(attempt, State.UP_FOR_RETRY, failure, 0.0)
+        elif failure.new_columns and job.config.on_new_column == "add" and job.additions < _MAX_ADDITIONS:
             job.additions += 1
             self._adding.append(job)
             self._publisher.add_columns(job.config, failure.new_columns)

@@ -24,9 +24,10 @@ from typing import NoReturn
 
 from dwhctl.core.secrets import mask_python
 from dwhctl.core.waiting import ENDING_SIGNALS
-from dwhctl.load.worker_server import FORK, REPLY, REQUEST, START
+from dwhctl.load.worker_server import ANSWERED, FORK, REPLY, REQUEST, START
 from dwhctl.load.workers import keep_pandas_out
 from dwhctl.project.connections import SYSTEMS
+from dwhctl.runtime.messages import NOTES
 
 #: What every worker needs.
 _ALWAYS = ("dwhctl.load.extract", "dwhctl.load.workers", "dwhctl.project.loads", "encodings.idna")
@@ -172,6 +173,7 @@ class _Server:
 
 def _work(channel: Connection) -> NoReturn:
     """Run each task that comes, and send its result or the error that it raised."""
+    NOTES.answered = lambda: channel.send_bytes(ANSWERED)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
     with suppress(EOFError, OSError):  # the run is gone, or has closed its end

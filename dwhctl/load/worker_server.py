@@ -37,6 +37,8 @@ REQUEST = struct.Struct("=ci")
 START, FORK, KILL = b"S", b"F", b"K"
 #: The server's answer to START: both are 0. To FORK: the worker's pid, or 0 and the error's number.
 REPLY = struct.Struct("=ii")
+#: What a worker sends in the middle of a task: the source has answered. No pickled result is this.
+ANSWERED = b"answered"
 _REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer workers (--jobs)",
     errno.ENFILE: "the machine has no open files left: raise fs.file-max, or use fewer workers (--jobs)",
@@ -66,13 +68,27 @@ class WorkersReady:
     """An event: workers can be forked now, or it is known that they cannot."""
 
 
-class ProcessWorker:
-    """A process of its own. `kill` ends it."""
+@dataclass(frozen=True, slots=True)
+class SourceAnswered:
+    """An event: the source of a worker's task has answered a query, so the worker does not wait for its login."""
 
-    def __init__(self, pid: int, channel: Connection, kill: Callable[[int], None]) -> None:
+    worker: ProcessWorker
+
+
+class ProcessWorker:
+    """A process of its own. `kill` ends it. `answered` is called in a thread, before the result of the task."""
+
+    def __init__(
+        self,
+        pid: int,
+        channel: Connection,
+        kill: Callable[[int], None],
+        answered: Callable[[SourceAnswered], None] = lambda _: None,
+    ) -> None:
         self.pid = pid
         self._channel = channel
         self._kill = kill
+        self._answered = answered
         self._lock = threading.Lock()
         self._future: Future[object] | None = None
         self.is_alive = self.keeps = True
@@ -80,14 +96,15 @@ class ProcessWorker:
 
     def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
         future: Future[object] = Future()
+        request = pickle.dumps((function, task))
         with self._lock:
-            self._future = future if self.is_alive else None
-        if self._future is None:
+            if is_alive := self.is_alive:
+                self._future = future
+                # One that is dead already is found by the thread that receives, which closes the channel.
+                with suppress(OSError):
+                    self._channel.send_bytes(request)
+        if not is_alive:
             future.set_exception(BrokenExecutor())
-        else:
-            # One that is dead already is found by the thread that receives.
-            with suppress(OSError):
-                self._channel.send_bytes(pickle.dumps((function, task)))
         return future
 
     def kill(self) -> None:
@@ -107,6 +124,9 @@ class ProcessWorker:
         with suppress(EOFError, OSError):
             while True:
                 answer = self._channel.recv_bytes()
+                if answer == ANSWERED:
+                    self._answered(SourceAnswered(self))
+                    continue
                 future = self._taken()
                 try:
                     is_result, value = pickle.loads(answer)  # noqa: S301 - the worker's, over a socket that only it has
@@ -116,9 +136,9 @@ class ProcessWorker:
                     future.set_result(value) if is_result else future.set_exception(value)
         with self._lock:
             self.is_alive = False
+            self._channel.close()
         if (future := self._taken()) is not None:
             future.set_exception(BrokenExecutor())
-        self._channel.close()
 
     def _taken(self) -> Future[object] | None:
         with self._lock:
@@ -135,6 +155,8 @@ class WorkerServer:
         self._modules: list[str] | None = None
         self._notify: Callable[[], None] = lambda: None
         self._is_ready: bool | None = None
+        #: Called in a thread when the source of a worker's task has answered.
+        self.answered: Callable[[SourceAnswered], None] = lambda _: None
 
     def start_early(self) -> None:
         """Start the process before it is known what it is to import beside what every worker needs.
@@ -219,7 +241,7 @@ class WorkerServer:
         if number:
             ours.close()
             raise _workers_error(OSError(number, os.strerror(number)))
-        return ProcessWorker(pid, Connection(ours.detach()), self._kill)
+        return ProcessWorker(pid, Connection(ours.detach()), self._kill, self.answered)
 
     def _start_again(self) -> None:
         self.close()

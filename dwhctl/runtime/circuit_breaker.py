@@ -7,8 +7,9 @@ needs no login, a refused one gives the connection up: it would be refused for e
 account after a few.
 
 A connection that has not yet worked gets one job while others can use the workers: fifty databases behind a wrong
-password cost one refused login, and a server that hangs occupies one worker. Where a connection can be probed without a
-worker, no job starts before a probe has succeeded.
+password cost one refused login. A server that hangs occupies one worker, and not for long: its job is put off while
+others need the worker, and it yields to them for a time. Where a connection can be probed without a worker, no job
+starts before a probe has succeeded.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from dwhctl.core.errors import (
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 
 _PROBE_PAUSE_SECONDS = 0.2
+#: A source that did not answer yields to the others for so many times as long as it was waited for.
+_YIELD_TIMES = 4
 #: Failures that the next database of the server would have as well.
 _REFUSED = (LoginRefusedError, TlsError)
 _NOT_CONNECTED = (ConnectError, LoginRefusedError)
@@ -70,6 +74,8 @@ class _Connection:
     works: bool = False
     jobs: int = 0
     started_at: float = 0.0
+    put_off: int = 0
+    yields_until: float = 0.0
     probed: bool = False
     probing: bool = False
     next_probe: float = 0.0
@@ -98,10 +104,14 @@ class CircuitBreaker:
             return False
         return True if state.works else None
 
-    def is_first_choice(self, job: ConnectionJob) -> bool:
-        """Return whether the source has worked, or runs no job now."""
+    def works(self, name: str) -> bool:
+        """Return whether the connection has worked, and has not failed since."""
+        return self._of(name).works
+
+    def is_first_choice(self, job: ConnectionJob, now: float = inf) -> bool:
+        """Return whether the source has worked, or runs no job now and need not yield to the others any more."""
         source = self._of(job.connections[0])
-        return source.works or not source.jobs
+        return source.works or (not source.jobs and now >= source.yields_until)
 
     def was_asked_before(self, job: ConnectionJob, moment: float) -> bool:
         """Return whether the last job of the source started before a moment: it would have been refused by now."""
@@ -148,6 +158,18 @@ class CircuitBreaker:
         for name in job.connections:
             self._of(name).on_trial = False
 
+    def put_off(self, job: ConnectionJob, now: float) -> None:
+        """Record that a started job was ended, because its source did not answer and others need the worker."""
+        self.not_asked(job)
+        source = self._of(job.connections[0])
+        source.put_off += 1
+        source.yields_until = now + _YIELD_TIMES * (now - source.started_at)
+        source.started_at = 0.0
+
+    def times_put_off(self, name: str) -> int:
+        """Return how often a job of the source was put off since it has worked."""
+        return self._of(name).put_off
+
     def finished(
         self, job: ConnectionJob, failure: Failure | None, now: float, *, used_target: bool = True
     ) -> list[str]:
@@ -162,8 +184,14 @@ class CircuitBreaker:
             return [*self.connected(source), *self.connected(target)]
         self._of(target).on_trial &= source == target
         if failure is not None and failure.is_a(*_NOT_CONNECTED, *_NEUTRAL):
+            self._yield_to_others(source, failure, now)
             return self.failed(source, failure, now, delay)
         return self.connected(source)
+
+    def _yield_to_others(self, name: str, failure: Failure, now: float) -> None:
+        state = self._of(name)
+        if failure.is_a(*_NOT_CONNECTED) and not state.works:
+            state.yields_until = now + _YIELD_TIMES * (now - state.started_at)
 
     def target_refused(self, job: ConnectionJob, failure: Failure, now: float) -> list[str]:
         """Record a failure of the parent at the target of a job."""

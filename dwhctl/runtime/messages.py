@@ -305,3 +305,14 @@ class LogBuffer:
         last = self._messages[-1]
         more = LogMessage(last.at, last.level, last.logger, f"and {self._more:,} more like these")
         return (*self._messages, more)
+
+
+@dataclass(slots=True)
+class Notes:
+    """What a worker lets the run know in the middle of a task: `answered` is called when the source has answered."""
+
+    answered: Callable[[], None] = lambda: None
+
+
+#: Does nothing but in the worker processes of a load.
+NOTES = Notes()

@@ -335,6 +335,22 @@ def test_a_stopped_worker_is_ended_at_the_deadline(wire: Wire, cluster: Cluster)
 
 
 @pytest.mark.long
+def test_a_worker_that_was_stopped_before_costs_no_attempt(wire: Wire, cluster: Cluster) -> None:
+    wire.load_keys = KEYS.format("30s")
+    stopped = cluster.workers()[0]
+    stopped.suspend()
+    try:
+        began = time.monotonic()
+        check_loaded(wire.write(), wire.load(inline=False))
+        seconds = time.monotonic() - began
+        assert retried(wire) == []
+        assert seconds < 60, "neither the timeout nor the minute that an attempt may wait for its worker"
+    finally:
+        stopped.resume()
+    check_limits(wire)
+
+
+@pytest.mark.long
 def test_the_scheduler_is_killed_and_comes_back(wire: Wire, tmp_path: Path) -> None:
     """The workers end with it, as `dask worker` does; a service manager starts them again."""
     with a_cluster(tmp_path, workers=0) as cluster:

@@ -40,7 +40,7 @@ from dwhctl.project.connections import Connection
 from dwhctl.project.loads import Load
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import Event, Notice, RunResult, SliceClosed
-from dwhctl.runtime.messages import Failure, StageOrder, StageResult, Step, TargetTable
+from dwhctl.runtime.messages import NOTES, Failure, StageOrder, StageResult, Step, TargetTable
 from dwhctl.runtime.prepare import DeliveredColumns, PreparedTables
 from dwhctl.runtime.slots import WORKERS, Slots
 from dwhctl.sessions.schema import Schema
@@ -58,6 +58,8 @@ _ERRORS: dict[str, AttemptError] = {
     "permanent": QueryError("no such table"),
     "new_column": SchemaDriftError("note is new", [Column("note", Kind.TEXT, None, "VARCHAR")]),
 }
+#: What a source does that never answers a query.
+_NO_ANSWER = ("connect", "login", "kill")
 
 
 def fake_stage(order: StageOrder) -> StageResult:
@@ -68,6 +70,8 @@ def fake_stage(order: StageOrder) -> StageResult:
     write_log(state, "start", order)
     todo = json.loads((state / "todo.json").read_text()).get(shard, ["ok"])
     what, _, seconds = todo[min(attempt, len(todo) - 1)].partition(" ")
+    if what not in _NO_ANSWER and not order.login_known:
+        NOTES.answered()
     time.sleep(float(seconds or 0))
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -115,6 +119,12 @@ class AcceptingTarget(FakeTarget):
     def accept(self, token: str, shard: str, etl_id: int) -> None:
         """Have a row staged under a token."""
         self.in_staging[token] = (shard, etl_id, 1)
+
+
+class SlowToRefuse(DuckdbConnection):
+    """A connection that takes time to refuse a login."""
+
+    connect_timeout: timedelta = timedelta(minutes=5)
 
 
 class MemoryStore(SessionStore):
@@ -180,6 +190,7 @@ class Bench:
     make: Callable[[], Worker | None] | None = None
     parts: Mapping[str, int] = field(default_factory=dict)
     stage: Callable[[StageOrder], StageResult] = fake_stage
+    connection: type[DuckdbConnection] = DuckdbConnection
 
     def __post_init__(self) -> None:
         self.state = self.root / "state"
@@ -225,7 +236,7 @@ class Bench:
     def _scheduler(self, slots: Slots, events: queue.SimpleQueue[Any]) -> SliceScheduler:
         names = [name.partition("/") for name in self.todo]
         connections: dict[str, Connection] = {
-            one: DuckdbConnection(name=one, path=self.root / one)
+            one: self.connection(name=one, path=self.root / one)
             for one in {connection for connection, _, _ in names}
         }
         warehouse = DuckdbConnection(name="dwh", path=self.root / "dwh.duckdb")
@@ -233,6 +244,7 @@ class Bench:
         project = a_project(self.root)
         object.__setattr__(project, "connections", connections)
         load = self.load
+        ready_server().answered = events.put
         creator = StagingCreator({"dwh": self.target}, events.put)
         table = TargetTable(warehouse, load.table, (), self.state)
         parts = SliceParts(

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -316,6 +316,40 @@ def test_workers_with_other_versions_are_refused(found: dict[str, Any], says: st
     client._client = SimpleNamespace(run=answer)
     with pytest.raises(WorkersError, match=f"tls://10.0.0.2:4711 {says}") if says else nullcontext():
         asyncio.run(client._check_version("tls://10.0.0.2:4711"))
+
+
+def test_a_worker_without_heartbeats_gets_no_order_and_gives_its_own_back() -> None:
+    placed: list[dict[str, Any]] = []
+    cancelled: list[str] = []
+
+    async def identity(**_: Any) -> dict[str, Any]:
+        return {"workers": workers}
+
+    async def processing() -> dict[str, Sequence[str]]:
+        return {"tls://a": ("waits here",), "tls://b": ("runs there",)}
+
+    def task(key: str) -> Any:
+        async def cancel() -> None:
+            cancelled.append(key)
+
+        return SimpleNamespace(key=key, cancel=cancel)
+
+    client = ClusterClient(ExecutorTable(), "run")
+    client._client = SimpleNamespace(
+        scheduler=SimpleNamespace(identity=identity),
+        processing=processing,
+        submit=lambda *_, **options: placed.append(options),
+    )
+    workers = {f"tls://{name}": {"status": "running", "last_seen": 100.0} for name in "abc"}
+    sealed = SealedOrder("", "claim", b"")
+    for last_seen, silent in [(95.0, False), (94.0, True), (99.5, False)]:
+        workers["tls://a"]["last_seen"] = last_seen
+        assert asyncio.run(client.size()) == 3 - silent
+        client.place(sealed, "key")
+        assert placed[-1].get("workers") == (["tls://b", "tls://c"] if silent else None)
+        assert asyncio.run(client.take_back(task("runs there"))) is False
+        assert asyncio.run(client.take_back(task("waits here"))) is silent
+    assert cancelled == ["waits here"]
 
 
 def test_a_scheduler_of_another_version_is_refused(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,13 @@ from dwhctl.core.errors import (
     TargetError,
     TargetRefusedError,
 )
+from dwhctl.load import parts
 from dwhctl.runtime.slots import Slots
 from dwhctl.sessions.values import State
 from dwhctl.systems.base.target import StagingGroup
 from tests.support.faulty import wait_until
 from tests.support.projects import days_from
-from tests.unit.dispatch_kit import AcceptingTarget, Bench, read_log
+from tests.unit.dispatch_kit import AcceptingTarget, Bench, SlowToRefuse, read_log
 from tests.unit.runs_kit import DAY
 
 SECONDS = timedelta(seconds=1)
@@ -378,3 +379,40 @@ def test_a_slice_that_waits_for_its_staging_holds_up_no_other(tmp_path: Path) ->
 def test_slices_that_wait_get_the_other_workers_when_the_first_shows_no_result(tmp_path: Path) -> None:
     bench = Bench(tmp_path, many(4, "ok 3"), jobs=4).run()
     assert bench.most_at_once() == 4
+
+
+def test_a_source_that_does_not_answer_leaves_its_worker_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(parts, "_ANSWER_ORDERS", 3)
+    others = {f"good/{number}": ["ok 0.05"] for number in range(30)}
+    bench = Bench(tmp_path, {"dead/a": ["connect 2"], **others}, keys={"retries": 0}).run()
+    assert bench.count(State.LOADED) == 30
+    *put_off, last = [one for one in bench.closings() if one.shard == "a"]
+    # No failure: it has its retries, here none, when nobody needs the worker.
+    assert bench.states()["a"] == ["up_for_retry ConnectError"] * len(put_off) + ["failed ConnectError"]
+    assert put_off
+    assert all(one.failure and "has not answered after" in one.failure.message for one in put_off)
+    assert last.failure is not None
+    assert last.failure.message == "server_0 is down"
+    assert bench.report.failed == 1
+
+
+def test_a_source_without_others_has_all_the_time_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_ANSWER_SECONDS", 0.1)
+    bench = Bench(
+        tmp_path, {"slow/a": ["connect 0.5", "ok"], "other/b": ["ok"], "other/c": ["ok"]}, jobs=3
+    ).run()
+    assert bench.states()["a"] == ["up_for_retry ConnectError", "loaded"]
+    assert "server_0 is down" in [one.failure.message for one in bench.closings() if one.failure]
+
+
+def test_the_other_slices_of_a_source_start_when_the_first_has_its_answer(tmp_path: Path) -> None:
+    others = {f"one/{number}": ["ok"] for number in range(4)}
+    bench = Bench(tmp_path, {"one/a": ["ok 1"], **others}, jobs=3, connection=SlowToRefuse).run()
+    assert bench.count(State.LOADED) == 5
+    ended = next(line["at"] for line in read_log(bench.state, "end") if line["shard"] == "a")
+    assert all(bench.starts(str(number))[0] < ended for number in range(4))

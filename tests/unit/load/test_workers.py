@@ -278,6 +278,37 @@ def a_lock(_text: str) -> object:
     return threading.Lock()
 
 
+class _Switch:
+    """A lock: after its first release in this thread something happens meanwhile."""
+
+    def __init__(self, lock: Any, meanwhile: Callable[[], None]) -> None:
+        self._lock = lock
+        self._meanwhile: Callable[[], None] | None = meanwhile
+        self._thread = threading.get_ident()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if threading.get_ident() == self._thread and (meanwhile := self._meanwhile) is not None:
+            self._meanwhile = None
+            meanwhile()
+
+
+def test_a_worker_may_die_while_it_is_given_its_task(server: WorkerServer) -> None:
+    """The thread that receives found the death between two steps of `submit`: the run ended with a traceback."""
+    worker = forked(server)
+
+    def die() -> None:
+        os.kill(worker.pid, signal.SIGKILL)
+        wait_until(lambda: worker._future is None and not worker.is_alive, "its death is known")
+
+    worker._lock = cast(Any, _Switch(worker._lock, die))
+    future = worker.submit(abs, -3)
+    assert isinstance(future.exception(5), BrokenExecutor)
+
+
 def test_a_worker_that_dies_idle_is_replaced_at_the_next_slice(tmp_path: Path) -> None:
     pool = WorkerPool(1, ready_server().fork, Slots(tmp_path, {WORKERS: 1}))
     first = pool.take()

@@ -230,6 +230,28 @@ def test_a_failure_that_shows_nothing_puts_it_back(error: AttemptError) -> None:
     assert breaker.is_first_choice(a_job()), "nobody is asking it now"
 
 
+def test_a_source_that_was_put_off_yields_to_the_others_for_a_time() -> None:
+    breaker = CircuitBreaker()
+    breaker.started(a_job(), 10.0)
+    breaker.put_off(a_job(), 11.0)
+    assert not breaker.is_first_choice(a_job(), 14.9)
+    assert breaker.is_first_choice(a_job(), 15.0)
+    assert breaker.was_asked_before(a_job(), 1.0), "without others it is tried at once"
+    assert breaker.times_put_off("server_0") == 1
+    assert breaker.reason("server_0") is None
+    breaker.started(a_job(), 15.0)
+    list(breaker.connected("server_0"))
+    assert breaker.times_put_off("server_0") == 0
+
+
+def test_after_a_failure_to_connect_the_others_come_first_for_four_times_as_long_as_it_took() -> None:
+    breaker = CircuitBreaker()
+    breaker.started(a_job(), 10.0)
+    list(breaker.finished(a_job(), DOWN, 20.0))
+    assert not breaker.is_first_choice(a_job(), 59.9)
+    assert breaker.is_first_choice(a_job(), 60.0)
+
+
 # Knocking
 
 DOWN = Failure(
