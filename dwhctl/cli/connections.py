@@ -100,6 +100,7 @@ class CheckObject(ResultObject):
 
 
 @click.group("connections", cls=CommandGroup, epilog="\b\nExample:\n  dwhctl connections test dwh")
+@common_options
 def command() -> None:
     """List, test and import the connections."""
 
@@ -252,6 +253,7 @@ def _used_for(project: Project, connection: Connection) -> str:
 
 
 @click.group("config", cls=CommandGroup, epilog="\b\nExample:\n  dwhctl config check")
+@common_options
 def config_command() -> None:
     """Check the configuration."""
 

@@ -90,6 +90,8 @@ def _checked(folder: Path, origin: str) -> Path:
             f" user, or give {user_name(os.geteuid())} access"
         ) from None
     missing = f"has no {MAIN_FILE}" if os.path.isdir(path) else "is not a folder"  # noqa: PTH112
+    if above := next((found for found in path.parents if os.path.isfile(found / MAIN_FILE)), None):  # noqa: PTH113
+        raise ConfigError(f"{origin}: {shown} {missing}; the project is {shown_text(str(above))}")
     given = shlex.quote(str(folder)) if may_show(str(folder)) else "DIR"
     raise ConfigError(
         f"{origin}: {shown} {missing}; choose a project's folder, or make one with: dwhctl init {given}"

@@ -304,3 +304,23 @@ def test_verify_columns_are_looked_for_in_the_table(sandbox: Sandbox, capsys: Ca
     assert (
         "stage.orders has no column amont, which is in the load's verify_columns" in capsys.readouterr().out
     )
+
+
+def test_sql_in_place_of_its_file_is_said_in_words(sandbox: Sandbox, capsys: Captured) -> None:
+    change(sandbox, '"orders/extract.sql"', '"SELECT id FROM orders"', "config/loads/orders.toml")
+    code, shown = check(sandbox, capsys)
+    assert code == 2
+    assert (
+        "orders.toml: extract: is SQL; write it into a file of sql/, and the name of that file here" in shown
+    )
+
+
+def test_what_metrics_and_log_do_not_find(sandbox: Sandbox, capsys: Captured) -> None:
+    missing = sandbox.root / "nowhere"
+    assert dwh("report", "metrics", "--output", missing / "x.prom", "--project", sandbox.root) == 1
+    assert f"x.prom cannot be written: make the folder {missing} first" in capsys.readouterr().err
+    sandbox.put("state/logs/20200714T030000-0a1b2c3d.jsonl", "")
+    assert dwh("report", "log", "2099", "--project", sandbox.root) == 2
+    assert (
+        "Error: there is no log on this machine of a run '2099': the last one is" in capsys.readouterr().err
+    )
