@@ -156,6 +156,12 @@ def _ca_files(project: Project) -> Iterator[str]:
             yield f"{place}: the file has no certificate in PEM form; export the CA certificate as PEM"
 
 
+def warnings_of_machine(project: Project) -> list[str]:
+    """Return what of this machine's files, environment and packages may fail or leak, with the remedies."""
+    found = (missing_packages, open_files, unread_files, unread_variables, page_folder)
+    return [line for warnings in found for line in warnings(project)]
+
+
 def unread_files(project: Project) -> list[str]:
     """Return the files below config/ that look like configuration and are not read, with the remedy."""
     config, found = project.root / "config", []

@@ -12,14 +12,7 @@ import click
 from dwhctl.airflow.importing import Import, prepare_import
 from dwhctl.airflow.writing import EXPORTS
 from dwhctl.check.connections import RoundTrip, in_clear, round_trips, unchecked
-from dwhctl.check.local import (
-    local_files,
-    missing_packages,
-    open_files,
-    page_folder,
-    unread_files,
-    unread_variables,
-)
+from dwhctl.check.local import local_files, warnings_of_machine
 from dwhctl.check.offline import short_secrets, template_problems, unreadable_secrets
 from dwhctl.cli.common.ending import exit_codes
 from dwhctl.cli.common.listing import Listing
@@ -316,23 +309,10 @@ def _check_files(project: Project, *, online: bool) -> _OfFiles:
     local = local_files(project)
     # The check of the databases reports each shard's file, and continues with the others.
     folders, shards = ([], []) if online else (local.warnings, local.missing_shards)
-    of_files = (
-        *open_files(project),
-        *unread_files(project),
-        *unread_variables(project),
-        *page_folder(project),
-        *folders,
-    )
+    of_machine = (*warnings_of_machine(project), *folders)
     return _OfFiles(
         [*local.problems, *shards, *template_problems(project)],
-        [
-            *project.warnings,
-            *ignored_systems(),
-            *missing_packages(project),
-            *secrets,
-            *of_files,
-            *in_clear(project),
-        ],
+        [*project.warnings, *ignored_systems(), *secrets, *of_machine, *in_clear(project)],
         list(unchecked(project)),
     )
 

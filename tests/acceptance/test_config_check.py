@@ -322,5 +322,5 @@ def test_what_metrics_and_log_do_not_find(sandbox: Sandbox, capsys: Captured) ->
     sandbox.put("state/logs/20200714T030000-0a1b2c3d.jsonl", "")
     assert dwh("report", "log", "2099", "--project", sandbox.root) == 2
     assert (
-        "Error: there is no log on this machine of a run '2099': the last one is" in capsys.readouterr().err
+        "Error: on this machine there is no log of a run '2099': the last one is" in capsys.readouterr().err
     )

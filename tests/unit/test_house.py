@@ -23,7 +23,6 @@ SMALLEST_LINES = 60
 SMALL = {
     "__main__.py": "`python -m dwhctl` needs it",
     "cli/common/page.py": "the end of three commands: load, refresh-reports and watch",
-    "cli/common/period.py": "options of days, which six commands share and `options` would be too long with",
     "core/faults.py": "the tests set its handler; nothing else may be in it",
     "systems/sqlite/system.py": "every system's folder has one",
 }
