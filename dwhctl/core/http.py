@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,8 @@ def retry_after(text: str) -> float | None:
     if text.isascii() and text.isdigit():
         return float(text[:9])
     try:
-        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+        moment = parsedate_to_datetime(text)
+        # Dates of HTTP are of UTC, also without the word GMT.
+        return max((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - time.time(), 0.0)
     except (ValueError, TypeError, OverflowError):
         return None

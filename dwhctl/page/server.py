@@ -72,7 +72,6 @@ class PageServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Return the address of the page."""
         host, port = self.server_address[:2]
         name = host.decode() if isinstance(host, bytes | bytearray) else str(host)
         return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
@@ -124,9 +123,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _is_addressed(self) -> bool:
         if not self.server.is_local:
             return True
-        host = self.headers.get("Host", "")
+        host = self.headers.get("Host")
+        if host is None:  # no browser; HTTP/1.0 has no such header
+            return self.request_version != "HTTP/1.1"
         name, _, port = host.rpartition(":")
-        return _is_local((name if port.isdigit() else host).strip("[]"))
+        return _is_local((name if port.isdigit() else host).strip("[]").lower())
 
     def log_message(self, format: str, *args: Any) -> None:
         """Write nothing: requests are no events of a project."""

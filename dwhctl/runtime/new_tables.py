@@ -58,7 +58,7 @@ class TableColumnsFinder:
                 continue
             try:
                 columns = self._columns(load, shard, slice)
-                return new_table(load.table, columns, load.key, load.slice_by), shard
+                return new_table(load.table, columns, load.key, load.slice_by, self._zone(load)), shard
             except errors.AttemptError as error:
                 found.append((shard, error))
                 if isinstance(error, _CONNECTION):
@@ -66,6 +66,13 @@ class TableColumnsFinder:
                     self._failed[shard.connection] = error
         self.failure = _of_all(load, found)
         raise self.failure
+
+    def _zone(self, load: Load) -> str | None:
+        """Return the zone of the midnights between the load's slices; None when its shards have several."""
+        if load.slice_zone != "wall":
+            return self._project.timezone
+        zones = {shard.zone for shard in self._project.shards_of(load)}
+        return zones.pop() if len(zones) == 1 else None
 
     def _columns(self, load: Load, shard: Shard, slice: Slice) -> Sequence[Column]:
         known = self._failed.get(shard.connection)

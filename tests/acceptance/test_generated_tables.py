@@ -65,6 +65,37 @@ def test_render_shows_the_statements_that_make_it(tmp_path: Path, capsys: pytest
     assert len(made) == len(SERVICE) + 4
 
 
+@pytest.mark.parametrize(
+    ("slice_zone", "second", "expected"),
+    [
+        ("UTC", "Asia/Chita", "toDate(\"at\", 'Europe/Moscow')"),
+        ("wall", "Europe/Moscow", "toDate(\"at\", 'Europe/Moscow')"),
+        ("wall", "Asia/Chita", 'toDate("at")'),
+    ],
+)
+def test_a_partition_of_clickhouse_is_a_day_of_the_slices(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], slice_zone: str, second: str, expected: str
+) -> None:
+    """By days of UTC the first load refused the table that it had made."""
+    sandbox = Sandbox(tmp_path)
+    sandbox.put(
+        "config/dwhctl.toml",
+        '[project]\ntimezone = "Europe/Moscow"\n[sessions]\nconnection = "own"\n[connections]\n'
+        'own = { type = "sqlite", path = "state/own.sqlite" }\n'
+        'dwh = { type = "clickhouse", host = "127.0.0.1", user = "dwh" }\n'
+        'crm = { type = "http", base_url = "http://127.0.0.1:9/" }\n'
+        f'[shards.accounts]\ncrm = ["acme", {{ name = "north", zone = "{second}" }}]\n',
+    )
+    sandbox.put(
+        "config/loads/calls.toml",
+        'shards = "accounts"\ntarget = "dwh"\ntable = "stage.calls"\nkey = ["id"]\nslice_by = "at"\n'
+        f'slice_zone = "{slice_zone}"\ncolumns = {{ id = "bigint", at = "timestamptz" }}\n'
+        '[endpoint]\npath = "calls"\nparams = { day = "{{ ds }}" }\n',
+    )
+    assert dwh("render", "calls", "--create", "--project", tmp_path) == 0
+    assert f"\nPARTITION BY {expected}\n" in capsys.readouterr().out
+
+
 def test_render_says_why_no_shard_could_be_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Sandbox(tmp_path, create="").write().fill(shards=["chita"])
     assert dwh("render", "orders", "--create", "--shard", "abakan", "--project", tmp_path) == 1

@@ -26,6 +26,7 @@ from dwhctl.core.errors import (
 from dwhctl.load.publish import Published, PublishRules, publish
 from dwhctl.project.names import RowSource
 from dwhctl.systems.base.target import StagedSlice, StagingGroup, Target
+from dwhctl.systems.clickhouse import client
 from dwhctl.systems.clickhouse.system import ClickHouseConnection
 from dwhctl.systems.clickhouse.target import ClickHouseTarget
 from tests.contract.kits import TARGETS
@@ -609,3 +610,73 @@ def _no_faults() -> Iterator[None]:
     import dwhctl.core.faults
 
     dwhctl.core.faults.handler = None
+
+
+def test_rows_that_the_user_does_not_see_are_not_lost(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter hides rows as a row policy does, for which the engine of the tests has no users."""
+    monkeypatch.setitem(client._SETTINGS, "additional_table_filters", "{'stage.orders':'etl_id != 2'}")
+    target = warehouse.open()
+    group, slice_ = warehouse.staged(target)
+    (published,) = warehouse.publish(target, group, slice_)
+    assert published.failure is not None
+    assert "5 of the 12 rows of the partition 20200714 are hidden from the user" in published.failure.message
+    assert warehouse.counts() == OLD
+
+
+def test_rows_that_were_deleted_lightly_are_no_hidden_ones(warehouse: Warehouse) -> None:
+    warehouse.ask(f"DELETE FROM {TABLE} WHERE etl_id = 2 AND id = 0 SETTINGS lightweight_deletes_sync = 2")
+    target = warehouse.open()
+    group, slice_ = warehouse.staged(target)
+    assert [one.failure for one in warehouse.publish(target, group, slice_)] == [None]
+    assert warehouse.counts() == NEW | {("2020-07-14", "chita", 2): 4}
+
+
+@pytest.mark.long
+def test_a_limit_that_cuts_results_in_silence_is_an_error(tmp_path: Path) -> None:
+    """A profile with `break` copied a part of the other shards' rows, and counted as few."""
+    limits = {
+        "max_rows_to_read": 200_000,
+        "read_overflow_mode": "break",
+        "max_block_size": 8192,
+        "max_threads": 1,
+    }
+    server = ClickHouseServer(tmp_path / "server", profile=limits).start()
+
+    def ask(sql: str) -> list[tuple[str | None, ...]]:
+        return [tuple(row) for row in server.query(sql, max_rows_to_read=0)]
+
+    try:
+        warehouse = Warehouse(server.connection(), ask)
+        many = 500_000
+        ask(
+            f"INSERT INTO {TABLE} SELECT number, 'old', toDateTime64('2020-07-14 12:00:00', 6), 'perm', 3, number"
+            f" FROM numbers({many})"
+        )
+        target = warehouse.open()
+        group, slice_ = warehouse.staged(target)
+        (published,) = warehouse.publish(target, group, slice_)
+        assert warehouse.counts() == OLD | {("2020-07-14", "perm", 3): many}
+        assert published.failure is not None
+        assert "Limit for rows" in published.failure.message
+    finally:
+        server.stop()
+
+
+def test_a_view_that_no_published_row_reaches_and_a_ttl_of_a_column_are_warned_of(
+    warehouse: Warehouse,
+) -> None:
+    target = warehouse.open()
+    warehouse.ask(f"ALTER TABLE {TABLE} COMMENT COLUMN note 'no TTL'")
+    assert target.warnings(TABLE) == []
+    warehouse.ask("CREATE TABLE stage.daily (day Date, rows UInt64) ENGINE = SummingMergeTree ORDER BY day")
+    warehouse.ask(
+        "CREATE MATERIALIZED VIEW stage.fed TO stage.daily AS"
+        f" SELECT toDate(start_time) AS day, count() AS rows FROM {TABLE} GROUP BY day"
+    )
+    warehouse.ask(
+        f"ALTER TABLE {TABLE} MODIFY COLUMN note Nullable(String) TTL toDateTime(start_time) + INTERVAL 9 DAY"
+    )
+    said = [warning.text for warning in target.warnings(TABLE)]
+    assert [word in text for word, text in zip(("TTL", "stage.fed"), said, strict=True)] == [True, True]

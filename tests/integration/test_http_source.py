@@ -55,6 +55,12 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_WAIT", lambda _state: 0.01)
 
 
+@pytest.fixture(autouse=True)
+def no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin without a token: a server may have the port of an earlier one."""
+    monkeypatch.setattr("dwhctl.systems.http.auth._TOKENS", {})
+
+
 def answered(
     answer: Callable[[Asked], Reply], columns: Any = ID, state: Path | None = None, **endpoint: Any
 ) -> Any:
@@ -355,7 +361,8 @@ def test_what_a_status_means(status: int, kind: type[AttemptError], permanent: b
     assert type(error) is kind
     assert error.permanent is permanent
     assert "connection crm: " in str(error)
-    assert "words of the server" in str(error)
+    # An answer below 400 holds rows, not an explanation.
+    assert ("words of the server" in str(error)) is (status >= 400)
 
 
 @pytest.mark.parametrize(
@@ -782,3 +789,203 @@ def test_sockets_and_threads_do_not_pile_up() -> None:
         for _ in source.batches(query(ID, **ITEMS), 100):
             open_before.append(process.num_fds())
     assert max(open_before) - min(open_before) < 10
+
+
+# Answers that contradict themselves
+
+
+def by_five(asked: Asked, param: str = "page") -> list[Any]:
+    """Return the records of a page; the third one is empty."""
+    number = int(asked.params[param]) // (1 if param == "page" else 5)
+    return [] if number == 2 else RECORDS[number * 5 : number * 5 + 5]
+
+
+def nothing_after_ten(asked: Asked) -> Reply:
+    at = int(asked.params.get("offset", 0)) + int(asked.params.get("page", 0)) * 5
+    return page({"items": RECORDS[at : at + 5], "total": 25, "pages": 5}) if at < 10 else Reply(204)
+
+
+@pytest.mark.parametrize(
+    ("answer", "paginator", "words"),
+    [
+        (
+            lambda asked: page({"items": by_five(asked), "pages": 5}),
+            {"type": "page_number", "total_path": "pages"},
+            "the server counts 5 pages, and page 2 is empty",
+        ),
+        (
+            lambda asked: page({"items": by_five(asked), "more": True}),
+            {"type": "page_number", "has_more_path": "more"},
+            "a page is empty, and says at has_more_path more that there are more",
+        ),
+        (
+            lambda asked: page({"items": by_five(asked, "offset"), "more": True}),
+            {"type": "offset", "limit": 5, "has_more_path": "more"},
+            "a page is empty, and says at has_more_path more that there are more",
+        ),
+        (
+            lambda asked: page({"items": by_five(asked), "pages": 1}),
+            {"type": "page_number", "page": 1, "base_page": 0, "total_path": "pages"},
+            "the server counts 1 pages, and page 1 is not the last one",
+        ),
+        (
+            nothing_after_ten,
+            {"type": "offset", "limit": 5, "total_path": "total"},
+            "counts 25 records, its pages have 10, and the next answer says that there are no records",
+        ),
+        (
+            nothing_after_ten,
+            {"type": "page_number", "total_path": "pages"},
+            "counts 5 pages, and 3 of them are left, and the next answer says that there are no records",
+        ),
+        (
+            lambda asked: page({"items": by_five(asked), "pages": -1}),
+            {"type": "page_number", "total_path": "pages"},
+            "the answer has no number at total_path pages",
+        ),
+    ],
+)
+def test_pages_that_end_before_what_the_server_counts_are_no_slice(
+    answer: Callable[[Asked], Reply], paginator: Any, words: str
+) -> None:
+    assert words in str(refused(answer, data_selector="items", paginator=paginator))
+
+
+@pytest.mark.parametrize("length", ["-1", "unknown"])
+def test_csv_of_a_length_that_is_none_is_not_taken_for_whole(length: str) -> None:
+    """A broken connection would look like its end."""
+    reply = Reply(200, b"id\n1\n2\n", {"Content-Length": length}, closes=True)
+    assert "gives no length of its CSV" in str(refused(partial(_same, reply), format="csv"))
+
+
+@pytest.mark.parametrize("value", [b'"a"b', b'"a\\"b"', b'"a"b\n3,"c'])
+def test_csv_with_a_quote_that_is_not_doubled_changes_no_value(value: bytes) -> None:
+    body = b"id,note\n1," + value + b"\n2,x\n"
+    error = refused(lambda _: Reply(200, body), {"id": "bigint", "note": "text"}, format="csv")
+    assert isinstance(error, QueryError)
+    assert "a quote in a value must be doubled" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind"),
+    [
+        (Reply(401, b"no gzip", {"Content-Encoding": "gzip"}), LoginRefusedError),
+        (Reply(403, b"cut", {"Content-Length": "100"}, closes=True), LoginRefusedError),
+        (Reply(404, b"\x1b", {"Content-Encoding": "br"}), QueryError),
+    ],
+)
+def test_a_status_counts_whatever_its_body_is(refusal: Reply, kind: type[AttemptError]) -> None:
+    error = refused(partial(_same, refusal), **ITEMS)
+    assert type(error) is kind
+    assert f"the server answered {refusal.status}" in str(error)
+
+
+def test_a_busy_server_whose_answer_is_packed_is_asked_again() -> None:
+    packed = Reply(503, b"\x1b", {"Content-Encoding": "br"})
+    assert answered(after(1, lambda _: packed, pages_of(RECORDS, 10)), **ITEMS)[0] == IDS
+
+
+def test_no_content_may_be_called_packed() -> None:
+    assert answered(lambda _: Reply(204, b"", {"Content-Encoding": "gzip"}), **ITEMS)[0] == []
+
+
+@pytest.mark.parametrize("status", [202, 206])
+def test_rows_and_tokens_of_an_answer_that_is_no_page_are_not_shown(status: int) -> None:
+    reply = Reply(status, b'{"items": [{"id": 1, "name": "Ivanov"}], "access_token": "tok-6271"}')
+    error = refused(partial(_same, reply), **ITEMS)
+    assert str(error) == f"connection crm: the server answered {status}"
+    with Api(partial(_same, reply)) as api:
+        auth = {
+            "type": "oauth2_client_credentials", "access_token_url": f"{api.url}token", "client_id": "dwh",
+            "client_secret": SECRET,
+        }  # fmt: skip
+        with pytest.raises(AttemptError) as caught:
+            rows_of(connection(api.url, auth=auth), query(ID))
+    assert str(caught.value) == f"connection crm: access_token_url: the server answered {status}"
+
+
+def test_slices_of_a_process_share_a_token_until_it_is_refused() -> None:
+    """A token for each slice is refused by servers that limit them or keep only the last one."""
+    good = ["token-of-the-hour-0"]
+
+    def answer(asked: Asked) -> Reply:
+        if asked.path == "/token":
+            return page({"access_token": good[0]})
+        is_good = asked.headers["Authorization"] == f"Bearer {good[0]}"
+        return page({"items": RECORDS}) if is_good else Reply(401)
+
+    with Api(answer) as api:
+        auth = {
+            "type": "oauth2_client_credentials", "access_token_url": f"{api.url}token", "client_id": "dwh",
+            "client_secret": SECRET,
+        }  # fmt: skip
+        for number, asked_for in ((1, 1), (1, 1), (2, 2), (2, 2)):
+            good[0] = f"token-of-the-hour-{number}"
+            assert rows_of(connection(api.url, auth=auth), query(ID, **ITEMS)) == IDS
+            assert sum(asked.path == "/token" for asked in api.requests) == asked_for
+        rows_of(connection(api.url, auth={**auth, "client_id": "other"}), query(ID, **ITEMS))
+        assert sum(asked.path == "/token" for asked in api.requests) == 3
+
+
+def test_a_token_that_is_201_created_is_a_token() -> None:
+    def answer(asked: Asked) -> Reply:
+        if asked.path == "/token":
+            return page({"access_token": "token-of-the-hour"}, 201)
+        return Reply(401) if "token-of" not in asked.headers["Authorization"] else page({"items": RECORDS})
+
+    with Api(answer) as api:
+        auth = {
+            "type": "oauth2_client_credentials", "access_token_url": f"{api.url}token", "client_id": "dwh",
+            "client_secret": SECRET,
+        }  # fmt: skip
+        assert rows_of(connection(api.url, auth=auth), query(ID, **ITEMS)) == IDS
+
+
+def test_a_date_of_retry_after_without_a_zone_is_of_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        later = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+        assert 95 < (retry_after(later.removesuffix(" GMT")) or 0) <= 100
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("number", [b"1.5", b"1e5", b"1e+5", b"1E-5"])
+@pytest.mark.parametrize("read", [1, 2, 3])
+def test_a_number_may_stand_where_one_piece_of_the_body_ends(number: bytes, read: int) -> None:
+    before = b'{"items": [{"id": 1}], "pad": "%s", "took": '
+    body = before % (b"x" * (256 * 1024 - len(before) + 2 - read)) + number + b"}"
+    assert answered(lambda _: Reply(200, body), **ITEMS)[0] == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"items": [{"id": 1, "x": 1e99999999999999999999}]}', "a number whose exponent is too large"),
+        ('{"items": [{"id": 1, "x": "é"}]}'.encode("latin-1"), "it is not UTF-8"),
+        (b'{"items": [{"id": 1}]}\n{"items": []}\n', "of several documents (NDJSON) none is read"),
+    ],
+)
+def test_json_that_cannot_be_read_is_said_in_words(body: bytes, words: str) -> None:
+    error = refused(lambda _: Reply(200, body), **ITEMS)
+    assert type(error) is SourceError
+    assert words in str(error)
+
+
+def test_a_token_that_no_header_can_hold_is_no_defect_and_is_not_shown() -> None:
+    keys = {"auth": {"type": "bearer", "token": Secret("пароль-6271")}}
+    error = refused(pages_of(RECORDS, 10), keys=keys, **ITEMS)
+    assert isinstance(error, QueryError)
+    assert "correct base_url, headers or auth" in str(error)
+    assert "6271" not in str(error)
+
+
+def test_a_link_of_another_scheme_says_which() -> None:
+    error = refused(
+        lambda _: page({"items": RECORDS, "next": "https://127.0.0.1/calls?p=2"}),
+        data_selector="items",
+        paginator={"type": "json_link"},
+    )
+    assert "another server (https://127.0.0.1:443)" in str(error)

@@ -34,6 +34,7 @@ from tests.support.digests import DIGEST, MESSAGE, channels_in, project_with
 LONG = Timeouts(connect=20, read=20, total=40)
 SHORT = Timeouts(connect=0.3, read=0.3, total=0.6)
 HTML = {"Content-Type": "text/html"}
+CUT = {"Content-Length": "100"}
 PROJECT, _ = channels_in("")
 
 
@@ -141,6 +142,13 @@ def test_a_wrong_address_is_refused_with_what_to_do(service: str, path: str, sai
         ),
         ("json", Reply(502, b"<html>Bad</html>", HTML), AlertInDoubtError, "answered 502; it may have sent"),
         ("json", Reply(403), AlertRefusedError, "the address or a header is wrong"),
+        ("json", Reply(404, b"", CUT, closes=True), AlertRefusedError, "the webhook was removed"),
+        (
+            "slack",
+            Reply(429, b"", CUT | {"Retry-After": "300"}, closes=True),
+            AlertNotSentError,
+            "pause for 5m",
+        ),
     ],
 )
 def test_what_an_answer_means(service: str, reply: Reply, kind: type[Exception], said: str) -> None:

@@ -20,12 +20,16 @@ _DAYS = (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
 
 @dataclass(frozen=True, slots=True)
 class NewTable:
-    """A table to make: the service fields, then the source's columns. `key` and `slice_by` are names of `columns`."""
+    """A table to make: the service fields, then the source's columns. `key` and `slice_by` are names of `columns`.
+
+    `zone` is that of the midnights at which slices of instants begin, where all of them have one.
+    """
 
     name: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     slice_by: str | None
+    zone: str | None = None
 
     @property
     def schema(self) -> str | None:
@@ -63,7 +67,9 @@ def check_name(column: Column, system: str, most: int) -> None:
         )
 
 
-def new_table(name: str, columns: Sequence[Column], key: Sequence[str], slice_by: str | None) -> NewTable:
+def new_table(
+    name: str, columns: Sequence[Column], key: Sequence[str], slice_by: str | None, zone: str | None = None
+) -> NewTable:
     """Return the table for rows of these columns of a source.
 
     The key and `slice_by` are NOT NULL: a load refuses NULL there. Raise QueryError for columns that no load can have.
@@ -76,7 +82,8 @@ def new_table(name: str, columns: Sequence[Column], key: Sequence[str], slice_by
         replace(column, nullable=column.nullable and column.name not in required) for column in columns
     )
     names = [column.name for column in found_by if column is not None]
-    return NewTable(name, _service_columns() + own, tuple(names[: len(key)]), names[-1] if slice_by else None)
+    by = names[-1] if slice_by else None
+    return NewTable(name, _service_columns() + own, tuple(names[: len(key)]), by, zone)
 
 
 def _check(

@@ -228,23 +228,34 @@ def _tick(column: Column) -> timedelta:
 
 
 def table_warnings(client: ClickHouseClient, table: ClickHouseTable) -> Iterator[ColumnWarning]:
-    """Yield what makes loads into an existing table doubtful: replication, TTL."""
+    """Yield what makes loads into an existing table doubtful: replication, TTL, views that are fed by INSERTs."""
     rows = client.query(
-        "SELECT engine, engine_full FROM system.tables"
+        "SELECT engine, create_table_query, dependencies_database, dependencies_table FROM system.tables"
         f" WHERE database = {literal(table.database)} AND name = {literal(table.table)}"
     )
-    for engine, full in rows:
+    for engine, created, databases, views in rows:
         if engine != "MergeTree":
             yield ColumnWarning(
                 f"{table} is a {engine}: dwhctl publishes on one replica, the others follow: `dwhctl docs clickhouse`",
                 blocks=False,
             )
-        if re.search(r"\bTTL\b", str(full)):
+        if re.search(r"\bTTL\b", _QUOTED.sub("", str(created))):
             yield ColumnWarning(
-                f"{table} has a TTL: a slice that loses rows to it while it is published is refused",
+                f"{table} has a TTL: a slice that loses rows to it while it is published is refused; values of a column"
+                " whose TTL has passed become its default",
+                blocks=False,
+            )
+        if views:
+            fed = ", ".join(f"{database}.{view}" for database, view in zip(databases, views, strict=True))
+            yield ColumnWarning(
+                f"{table} feeds the materialized view {fed} by INSERT, and dwhctl replaces partitions: the view does"
+                " not get these rows; make it refreshable (REFRESH EVERY ...), or a report: `dwhctl docs clickhouse`",
                 blocks=False,
             )
 
+
+#: Texts and quoted names.
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`", re.DOTALL)
 
 # Conditions of slices.
 

@@ -156,6 +156,7 @@ class ClickHousePublication(Publication):
             )
         for partition in new:
             reach("clickhouse.kept")
+            self._refuse_hidden(partition)
             columns = [
                 one.name for one in declared_columns(self._client, self._table) if one.default in _STORED
             ]
@@ -169,6 +170,20 @@ class ClickHousePublication(Publication):
             if (copied := self._count(self._copy) - before) != kept:
                 raise CountsDifferError(f"{self._table}: {kept} rows are kept, but {copied} were copied")
             self._rows_kept = kept
+
+    def _refuse_hidden(self, partition: str) -> None:
+        """Raise TargetRefusedError for rows that a SELECT of this user does not give: no copy would have them."""
+        parts = f"FROM system.parts WHERE {self._table.condition} AND active AND partition_id = {literal(partition)}"
+        ((stored, deleted, seen),) = self._client.query(
+            f"SELECT (SELECT sum(rows) {parts}), (SELECT max(has_lightweight_delete) {parts}),"
+            f" (SELECT count() FROM {self._table.sql} WHERE _partition_id = {literal(partition)})"
+        )
+        if not deleted and (hidden := (stored or 0) - seen) > 0:
+            raise TargetRefusedError(
+                f"{self._table}: {hidden:,} of the {stored:,} rows of the partition {partition} are hidden from the"
+                " user, and would be lost when it is replaced: drop the row policy (or additional_table_filters) of"
+                " this user; rows of a DELETE or TTL that is under way are gone when it has ended"
+            )
 
     def _kept(self, partition: str) -> str:
         """Return the condition of the rows that stay; a condition that is NULL is not that of a slice."""

@@ -207,6 +207,8 @@ def create_table(table: NewTable) -> list[str]:
 def _day(table: NewTable) -> str:
     column = next(column for column in table.columns if column.name == table.slice_by)
     name = quote_name(column.name)
+    if column.kind is Kind.TIMESTAMPTZ and table.zone is not None:
+        return f"toDate({name}, {literal(table.zone)})"
     return name if column.kind is Kind.DATE else f"toDate({name})"
 
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _EARLY_SECONDS = 30.0
 _UNSAID_SECONDS = 3600.0
 
+_Key = tuple[str, str, str, tuple[tuple[str, str], ...]]
+#: The tokens of this process, and when they expire, by what they were asked for with: each slice has its own source.
+_TOKENS: dict[_Key, tuple[str, float]] = {}
+
 
 class Login:
     """The credentials of a connection as parts of a request."""
@@ -29,7 +33,6 @@ class Login:
         self._auth = connection.auth
         self._post = post
         self._token = ""
-        self._expires = 0.0
 
     def headers(self) -> dict[str, str]:
         """Give the headers that log in. Raise AttemptError when a token cannot be had."""
@@ -55,12 +58,19 @@ class Login:
         return {}
 
     def forget_token(self) -> bool:
-        """Fetch another token for the next request; tell whether there was one to forget."""
-        had, self._token = bool(self._token), ""
-        return had
+        """Fetch another token for the next request, unless another source has; tell whether there was one to forget."""
+        refused, self._token = self._token, ""
+        if (
+            isinstance(self._auth, OAuth2Auth)
+            and _TOKENS.get(key := _key(self._auth), ("", 0.0))[0] == refused
+        ):
+            _TOKENS.pop(key, None)
+        return bool(refused)
 
     def _access_token(self, auth: OAuth2Auth) -> str:
-        if not self._token or time.monotonic() >= self._expires:
+        key = _key(auth)
+        self._token, expires = _TOKENS.get(key, ("", 0.0))
+        if not self._token or time.monotonic() >= expires:
             form = {
                 "grant_type": "client_credentials",
                 "client_id": auth.client_id,
@@ -76,5 +86,11 @@ class Login:
             remember(token)
             lasts = answer.get("expires_in")
             seconds = float(lasts) if isinstance(lasts, int) and 0 < lasts < 10**9 else _UNSAID_SECONDS
-            self._token, self._expires = token, time.monotonic() + max(seconds - _EARLY_SECONDS, seconds / 2)
+            _TOKENS[key] = token, time.monotonic() + max(seconds - _EARLY_SECONDS, seconds / 2)
+            self._token = token
         return self._token
+
+
+def _key(auth: OAuth2Auth) -> _Key:
+    data = tuple(sorted(auth.access_token_request_data.items()))
+    return auth.access_token_url, auth.client_id, auth.client_secret.reveal(), data

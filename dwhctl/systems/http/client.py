@@ -150,7 +150,7 @@ class Client:
     def _post_form(self, url: str, form: Mapping[str, str]) -> Any:
         answer = self._send("POST", Call(url, {}, form), {"Accept": "application/json"}, form=True)
         with answer.body:
-            if answer.status != 200:
+            if answer.status not in (200, 201):
                 raise self._refusal(answer, "access_token_url: ")
             try:
                 return json.loads(answer.text())
@@ -223,7 +223,7 @@ class Client:
             raise self._timed_out() from None
         except BaseException as error:
             body.close()
-            if isinstance(error, requests.RequestException | HTTPError | OSError | zlib.error):
+            if isinstance(error, requests.RequestException | HTTPError | OSError | zlib.error | UnicodeError):
                 raise self._translated(error) from None
             raise
         finally:
@@ -253,34 +253,41 @@ class Client:
             known = {name.title(): value for name, value in response.headers.items()}
             self._keep_hold(response.status_code, known)
             most = self._most if response.status_code < 300 else _REFUSAL_OCTETS
+            is_whole = bool(response.raw.chunked) or response.raw.length_remaining is not None
             size = self._read(response, body, most, cut=response.status_code >= 300)
-            is_whole = "Content-Length" in known or "chunked" in known.get("Transfer-Encoding", "").lower()
             answer = Answer(response.status_code, response.headers, body, size, is_whole)
             return answer, known.get("Location") if response.status_code in _REDIRECTS else None
 
     def _read(self, response: requests.Response, body: IO[bytes], most: int, *, cut: bool) -> int:
-        """Write the decompressed body; of a refusal the beginning will do."""
+        """Write the decompressed body; of a refusal the beginning will do, and what can be read of it."""
+        size = 0
+        try:
+            for chunk in self._unpacked(response):
+                size += len(chunk)
+                if size > most:
+                    if cut:
+                        break
+                    raise QueryError(
+                        f"{self._where}: the answer is larger than max_body = {self._connection.max_body!r}; ask for"
+                        " smaller pages, or raise max_body"
+                    )
+                body.write(chunk)
+        except (QueryError, HTTPError, zlib.error):
+            if not cut:
+                raise
+        body.seek(0)
+        return size
+
+    def _unpacked(self, response: requests.Response) -> Iterator[bytes]:
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         chunks = response.raw.stream(_CHUNK, decode_content=False)
         if encoding in ("gzip", "x-gzip"):
-            chunks = _decompressed(chunks)
-        elif encoding not in ("identity", ""):
+            return _decompressed(chunks)
+        if encoding not in ("identity", ""):
             raise QueryError(
                 f"{self._where}: the answer is packed with {encoding[:20]!r}, which was not asked for"
             )
-        size = 0
-        for chunk in chunks:
-            size += len(chunk)
-            if size > most:
-                if cut:
-                    break
-                raise QueryError(
-                    f"{self._where}: the answer is larger than max_body = {self._connection.max_body!r}; ask for"
-                    " smaller pages, or raise max_body"
-                )
-            body.write(chunk)
-        body.seek(0)
-        return size
+        return chunks
 
     def _keep_hold(self, status: int, headers: Mapping[str, str]) -> None:
         """Let all processes leave the server alone for as long as it says."""
@@ -325,13 +332,18 @@ class Client:
             return ConnectError(f"{self._where}: {cause}", name)
         if isinstance(error, zlib.error):
             cause = "the packed body is damaged"
-        if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidHeader):
-            return QueryError(f"{self._where}: the request has a URL or header that cannot be sent")
+        unsendable = requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, UnicodeError
+        if isinstance(error, unsendable):
+            return QueryError(
+                f"{self._where}: the request has a URL or header that cannot be sent; correct base_url, headers or auth"
+                " (a header holds Latin letters, digits and signs)"
+            )
         return SourceError(f"{self._where}: {cause}; the answer is not whole, and nothing of it is used")
 
     def _refusal(self, answer: Answer, what: str = "") -> AttemptError:
         """Return the error that an answer's status means."""
-        said = one_line(mask(answer.text()))[:_SHOWN]
+        # Below 400 an answer is no explanation: it holds rows, or a token.
+        said = one_line(mask(answer.text()))[:_SHOWN] if answer.status >= 400 else ""
         words = f"{self._where}: {what}the server answered {answer.status}{f': {said}' if said else ''}"
         if answer.status in _LOGIN or (
             what and 400 <= answer.status < 500 and answer.status not in _TRANSIENT
@@ -367,9 +379,9 @@ def _never_connected(error: BaseException) -> bool:
 
 def _decompressed(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Unpack gzip in pieces of bounded size. Raise zlib.error when it ends early."""
-    unpack = zlib.decompressobj(31)
+    unpack, is_empty = zlib.decompressobj(31), True
     for chunk in chunks:
-        data = chunk
+        data, is_empty = chunk, False
         while data or not unpack.eof:
             if unpack.eof:
                 unpack = zlib.decompressobj(31)  # another member follows
@@ -379,5 +391,5 @@ def _decompressed(chunks: Iterator[bytes]) -> Iterator[bytes]:
             data = unpack.unused_data if unpack.eof else unpack.unconsumed_tail
             if not piece and not data:
                 break
-    if not unpack.eof:
+    if not (unpack.eof or is_empty):
         raise zlib.error("ends early")

@@ -8,7 +8,6 @@ import re
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from dwhctl.core.errors import QueryError, SourceError
 from dwhctl.project import endpoint as words
@@ -47,6 +46,8 @@ class Pages:
         self._count = 0
         self._records = 0
         self._short: int | None = None
+        #: What the last page said that there is beyond it.
+        self._left: str | None = None
         self._seen: set[bytes] = set()
 
     def first(self, call: Call) -> Call:
@@ -71,6 +72,11 @@ class Pages:
             )
         return following
 
+    def end(self) -> None:
+        """End the pages by an answer that has none. Raise SourceError when the page before says that there is more."""
+        if self._left is not None:
+            raise SourceError(f"{self._left}, and the next answer says that there are no records")
+
     def _after(self, page: Page) -> Call | None:
         paginator, call = self._paginator, page.call
         if isinstance(paginator, words.JsonLinkPaginator):
@@ -94,8 +100,10 @@ class Pages:
             raise QueryError("the link to the next page is no text; correct next_url_path")
         url = joined(call.url, link)
         if origin(url) != origin(call.url):
+            scheme, host, port = origin(url)
             raise QueryError(
-                f"the next page is on another server ({urlsplit(url).hostname}), which gets neither login nor request"
+                f"the next page is on another server ({scheme}://{host}:{port}), which gets neither login nor request;"
+                " base_url must have the same scheme, host and port as the links"
             )
         self._once(url, "the link to the next page")
         return Call(url, {}, call.body)
@@ -114,10 +122,8 @@ class Pages:
         return True
 
     def _after_cursor(self, paginator: words.CursorPaginator, page: Page) -> Call | None:
-        if paginator.stop_after_empty_page and not page.records:
-            return None
         more = _has_more(page.rest, paginator.has_more_path)
-        if more is False:
+        if more is False or _is_last(paginator, page, more):
             return None
         cursor = find_first(page.rest, paginator.cursor_path)
         if more and (cursor is MISSING or not cursor):
@@ -143,13 +149,16 @@ class Pages:
             self._short = page.records
         total = self._total(page.rest, paginator.total_path)
         following = int(page.call.params[paginator.offset_param]) + paginator.limit
+        more = _has_more(page.rest, paginator.has_more_path)
         ends = (
-            (paginator.stop_after_empty_page and not page.records)
+            _is_last(paginator, page, more)
             or (total is not None and following >= total)
             or (paginator.maximum_offset is not None and following >= paginator.maximum_offset)
-            or _has_more(page.rest, paginator.has_more_path) is False
+            or more is False
         )
         if not ends:
+            if total is not None:
+                self._left = f"the server counts {total:,} records, its pages have {self._records:,}"
             return replace(page.call, params={**page.call.params, paginator.offset_param: following})
         # More than the total: it counts something else, or stops at a limit, and the pages may go on.
         few = paginator.maximum_offset is None and self._records < (total or 0) - paginator.offset
@@ -162,13 +171,22 @@ class Pages:
 
     def _after_number(self, paginator: words.PageNumberPaginator, page: Page) -> Call | None:
         total = self._total(page.rest, paginator.total_path)
+        more = _has_more(page.rest, paginator.has_more_path)
         following = int(page.call.params[paginator.page_param]) + 1
-        if (
-            (paginator.stop_after_empty_page and not page.records)
-            or (total is not None and following >= total + paginator.base_page)
-            or (paginator.maximum_page is not None and following >= paginator.maximum_page)
-            or _has_more(page.rest, paginator.has_more_path) is False
-        ):
+        ends = _is_last(paginator, page, more) or more is False
+        if total is not None:
+            left = total + paginator.base_page - following
+            self._left = (
+                f"the server counts {total:,} pages, and {left:,} of them are left" if left > 0 else None
+            )
+            if (ends and left > 0) or (page.records and left < 0):
+                raise SourceError(
+                    f"the server counts {total:,} pages, and page {following - 1:,} is"
+                    f" {'not the last one' if page.records else 'empty'}: the records changed while they were read, or"
+                    " total_path counts something else"
+                )
+            ends = ends or left <= 0
+        if ends or (paginator.maximum_page is not None and following >= paginator.maximum_page):
             return None
         return replace(page.call, params={**page.call.params, paginator.page_param: following})
 
@@ -179,7 +197,7 @@ class Pages:
         total = find_first(rest, path)
         if isinstance(total, str) and total.isascii() and total.isdigit():
             total = int(total[:18])
-        if isinstance(total, bool) or not isinstance(total, int):
+        if isinstance(total, bool) or not isinstance(total, int) or total < 0:
             raise QueryError(f"the answer has no number at total_path {path}")
         return total
 
@@ -212,6 +230,22 @@ def linked(header: str, wanted: str) -> str | None:
         if wanted.lower() in values.get("rel", "").lower().split() and "anchor" not in values:
             return found[1].strip()
     return None
+
+
+def _is_last(
+    paginator: words.CursorPaginator | words.OffsetPaginator | words.PageNumberPaginator,
+    page: Page,
+    more: bool | None,
+) -> bool:
+    """Tell whether an empty page is the last one. Raise SourceError when it says that there are more."""
+    if page.records or not paginator.stop_after_empty_page:
+        return False
+    if more:
+        raise SourceError(
+            f"a page is empty, and says at has_more_path {paginator.has_more_path} that there are more; if the server"
+            " has empty pages in the middle, set stop_after_empty_page = false"
+        )
+    return True
 
 
 def _has_more(rest: Any, path: str | None) -> bool | None:

@@ -96,8 +96,8 @@ class JsonReader:
                 if not self._more():
                     raise ValueError("the JSON ends early or is damaged") from error
                 continue
-            # A number at the end of what was read may go on.
-            if end == len(self._text) and self._more():
+            # A number at the end of what was read may go on, also behind a point or "e+".
+            if len(self._text) - end <= len("e+") and self._more():
                 continue
             self._at = end
             return value
@@ -105,7 +105,7 @@ class JsonReader:
     def end(self) -> None:
         """Raise ValueError when something follows."""
         if self.peek():
-            raise ValueError("something follows the JSON")
+            raise ValueError("something follows it; of several documents (NDJSON) none is read")
 
 
 class JsonRecords:
@@ -142,6 +142,10 @@ class JsonRecords:
         """Give the records. Raise SourceError for what is no JSON, QueryError when there is nothing at the selector."""
         try:
             yield from self._records()
+        except UnicodeError:
+            raise SourceError("the answer is no whole JSON: it is not UTF-8") from None
+        except ArithmeticError:
+            raise SourceError("the answer has a number whose exponent is too large for any type") from None
         except (ValueError, RecursionError) as error:
             reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise SourceError(f"the answer is no whole JSON: {reason[:200]}") from None
@@ -323,7 +327,14 @@ def _check_end(endpoint: Endpoint, file: IO[bytes]) -> None:
     try:
         # Within quotes further lines are no rows of their own.
         lines = chain(text, ("\n", _END))
-        [last] = deque(csv.reader(lines, delimiter=endpoint.delimiter), maxlen=1)
+        # Arrow would take text behind a closing quote for a part of the value, without the quotes.
+        [last] = deque(csv.reader(lines, delimiter=endpoint.delimiter, strict=True), maxlen=1)
+    except csv.Error as error:
+        if "expected after" in str(error):
+            raise QueryError(
+                "the CSV has text behind a closing quote; a quote in a value must be doubled"
+            ) from None
+        last = []
     finally:
         text.detach()
     if last != [_END]:

@@ -87,6 +87,7 @@ class HttpSource(Source):
                 before = seen.digest() if count else before
                 first_row += count
                 if records is None:
+                    pages.end()
                     return
                 rest = records.rest if isinstance(records, JsonRecords) else None
                 call = pages.after(Page(call, count, rest, answer.headers))

@@ -166,7 +166,10 @@ def _prepare(db: Any, given: dict[str, str]) -> None:
         db.query(f"USE `{given['database']}`")
     for some in (settings, last):
         if some:
-            db.query("SET " + ", ".join(f"{name} = '{value}'" for name, value in some.items()))
+            quoted = {
+                name: str(value).replace("\\", "\\\\").replace("'", "\\'") for name, value in some.items()
+            }
+            db.query("SET " + ", ".join(f"{name} = '{value}'" for name, value in quoted.items()))
 
 
 def _query(db: Any, marked: str, sql: str, given: dict[str, str]) -> tuple[bytes, str | None, int]:

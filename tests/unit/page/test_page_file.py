@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import stat
 import threading
 from collections.abc import Iterator
@@ -164,6 +165,18 @@ def test_the_server_only_shows_the_page(server: PageServer) -> None:
     # Another site's name that leads to this machine.
     assert ask(server, host="example.com")[0] == 421
     assert ask(server, host="localhost:99")[0] == 200
+    assert ask(server, host="LocalHost")[0] == 200
+
+
+@pytest.mark.parametrize(("version", "status"), [(b"1.0", b"200"), (b"1.1", b"421")])
+def test_a_monitor_that_speaks_http_1_0_needs_no_host(
+    server: PageServer, version: bytes, status: bytes
+) -> None:
+    with closing(
+        socket.create_connection(("127.0.0.1", int(server.server_address[1])), timeout=20)
+    ) as client:
+        client.sendall(b"HEAD / HTTP/" + version + b"\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.0 " + status
 
 
 def test_a_port_in_use_is_wrong_usage(server: PageServer, tmp_path: Path) -> None:
