@@ -17,7 +17,8 @@ from dwhctl.airflow.writing import EXPORTS
 from dwhctl.core.files import closed_to, user_name
 from dwhctl.core.words import did_you_mean, shown_path, shown_text
 from dwhctl.project.connections import EmbeddedConnection, NetworkConnection
-from dwhctl.project.find import MAIN_FILE
+from dwhctl.project.files import CONNECTION_PREFIX, VARIABLE_PREFIX, named_values
+from dwhctl.project.find import MAIN_FILE, VARIABLE
 from dwhctl.project.model import Project
 from dwhctl.project.names import declared_at
 from dwhctl.project.problems import MAIN, Place
@@ -151,13 +152,19 @@ def _ca_files(project: Project) -> Iterator[str]:
             yield f"{place}: the file has no certificate in PEM form; export the CA certificate as PEM"
 
 
+def warnings_of_machine(project: Project) -> list[str]:
+    """Return what of this machine's files, environment and packages may fail or leak, with the remedies."""
+    found = (missing_packages, open_files, unread_files, unread_variables, page_folder)
+    return [line for warnings in found for line in warnings(project)]
+
+
 def unread_files(project: Project) -> list[str]:
     """Return the files below config/ that look like configuration and are not read, with the remedy."""
     config, found = project.root / "config", []
     for path in sorted(config.rglob("*")):
         parts = path.relative_to(config).parts
         is_hidden = any(part.startswith(".") for part in parts)
-        if path.suffix.lower() not in _LOOKS_READ or parts[0] == "alerts" or is_hidden or path.is_dir():
+        if not _looks_read(path) or parts[0] == "alerts" or is_hidden or path.is_dir():
             continue
         is_load = len(parts) == 2 and parts[0] == "loads" and path.suffix == ".toml"
         if is_load or "/".join(parts) in _READ:
@@ -166,13 +173,49 @@ def unread_files(project: Project) -> list[str]:
     return found
 
 
+def _looks_read(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return suffix in _LOOKS_READ or path.name.endswith(".toml.txt") or bool(did_you_mean(suffix, [".toml"]))
+
+
 def _where_to(parts: tuple[str, ...], path: Path) -> str:
     if parts[0] in ("load", "loads"):
-        return f"a load is config/loads/{path.stem}.toml, in TOML and not in a folder below"
+        return f"a load is config/loads/{path.name.partition('.')[0]}.toml, in TOML and not in a folder below"
     for name in _READ:
         if did_you_mean(path.stem, [Path(name).stem]):
             return f"rename it to config/{name}"
     return "dwhctl reads config/dwhctl.toml, config/reports.toml and config/loads/*.toml"
+
+
+def unread_variables(project: Project) -> list[str]:
+    """Return the variables of the environment that look like ours, and are not read or make an unused connection."""
+    read = {VARIABLE, *(secret.variable for secret in project.secrets())}
+    ours = (CONNECTION_PREFIX, VARIABLE_PREFIX, "DWHCTL_TEST_")
+    found = [
+        f"environment: {name} is not read: dwhctl reads {VARIABLE}, {CONNECTION_PREFIX}NAME and {VARIABLE_PREFIX}NAME"
+        for name in sorted(os.environ)
+        if name.startswith("DWHCTL_") and name not in read and (name in ours or not name.startswith(ours))
+    ]
+    used = {project.sessions_connection, *(work.warehouse for work in project.work())}
+    used |= {shard.connection for shards in project.shard_groups.values() for shard in shards}
+    for value in named_values(CONNECTION_PREFIX, os.environ):
+        if value.name not in used and (hint := did_you_mean(value.name, used)):
+            found.append(f"environment: {value.variable} makes a connection that nothing uses; {hint}")
+    return found
+
+
+def missing_packages(project: Project) -> Iterator[str]:
+    """Yield the connections whose driver is not installed here, with what to install."""
+    for connection in project.connections.values():
+        if problem := system_of(connection).missing_package(connection):
+            yield f"{MAIN}: {problem}"
+
+
+def page_folder(project: Project) -> Iterator[str]:
+    """Yield that the folder is missing into which every run writes the page."""
+    path = project.page.path
+    if path is not None and _is_missing(path.parent):
+        yield f"{MAIN.at('page', 'path')}: there is no folder {_shown(project, path.parent)}; create it"
 
 
 def _shown(project: Project, path: Path) -> str:

@@ -44,6 +44,7 @@ from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.systems.base.ddl import new_table
 from dwhctl.systems.base.system import SourceOptions, system_of
 from dwhctl.systems.base.target import StagingGroup, Target
+from dwhctl.verify.checks import measure_of
 from dwhctl.verify.findings import unknown_rows, what_to_do
 
 _TIMEOUT_SECONDS = 30.0
@@ -182,6 +183,7 @@ class OnlineCheck:
         group = StagingGroup(f"check-{uuid.uuid4().hex[:8]}", "check", load.table)
         target.open_group(group)
         target.drop_run(group.run_id)
+        measure_of(load, columns)  # raises as `verify` would for the load's verify_columns
 
     def _long_names(self, load: Load, columns: Sequence[Column]) -> Iterator[CheckFinding]:
         """Find shards whose names the target's etl_source does not hold."""

@@ -12,7 +12,7 @@ import click
 from dwhctl.airflow.importing import Import, prepare_import
 from dwhctl.airflow.writing import EXPORTS
 from dwhctl.check.connections import RoundTrip, in_clear, round_trips, unchecked
-from dwhctl.check.local import local_files, open_files, unread_files
+from dwhctl.check.local import local_files, warnings_of_machine
 from dwhctl.check.offline import short_secrets, template_problems, unreadable_secrets
 from dwhctl.cli.common.ending import exit_codes
 from dwhctl.cli.common.listing import Listing
@@ -21,6 +21,7 @@ from dwhctl.cli.common.options import (
     CommandGroup,
     Settings,
     choice_option,
+    common_options,
     complete_connections,
     format_option,
     result_option,
@@ -92,6 +93,7 @@ class CheckObject(ResultObject):
 
 
 @click.group("connections", cls=CommandGroup, epilog="\b\nExample:\n  dwhctl connections test dwh")
+@common_options
 def command() -> None:
     """List, test and import the connections."""
 
@@ -242,6 +244,7 @@ def _used_for(project: Project, connection: Connection) -> str:
 
 
 @click.group("config", cls=CommandGroup, epilog="\b\nExample:\n  dwhctl config check")
+@common_options
 def config_command() -> None:
     """Check the configuration."""
 
@@ -305,10 +308,10 @@ def _check_files(project: Project, *, online: bool) -> _Found:
     local = local_files(project)
     # The check of the databases reports each shard's file, and continues with the others.
     folders, shards = ([], []) if online else (local.warnings, local.missing_shards)
-    of_files = (*open_files(project), *unread_files(project), *folders)
+    of_machine = (*warnings_of_machine(project), *folders)
     return _Found(
         [*local.problems, *shards, *template_problems(project)],
-        [*project.warnings, *ignored_systems(), *secrets, *of_files, *in_clear(project)],
+        [*project.warnings, *ignored_systems(), *secrets, *of_machine, *in_clear(project)],
         list(unchecked(project)),
     )
 

@@ -69,16 +69,20 @@ def command() -> None:
     help="systemd, kubernetes: write the files there; those of other programs are left alone.",
 )
 @click.option(
-    "--name", help="systemd, kubernetes: how their names begin. Default: dwhctl-FOLDER of the project."
+    "--name",
+    metavar="NAME",
+    help="systemd, kubernetes: how their names begin. Default: dwhctl-FOLDER of the project.",
 )
-@click.option("--user", help="systemd: who runs it. Default: the owner of the project's folder.")
+@click.option(
+    "--user", metavar="USER", help="systemd: who runs it. Default: the owner of the project's folder."
+)
 @click.option(
     "--env-file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="systemd: secrets as NAME=value. Default: /etc/dwhctl.env.",
 )
-@click.option("--image", help="kubernetes: the image. Default: dwhctl:VERSION.")
+@click.option("--image", metavar="IMAGE", help="kubernetes: the image. Default: dwhctl:VERSION.")
 @click.option(
     "--config-map",
     metavar="NAME",
@@ -183,7 +187,14 @@ def remove(settings: Settings, dry_run: bool) -> ExitCode:
 
 
 @command.command("next", short_help="Show when cron starts what next.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="So many times.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    default=20,
+    show_default=True,
+    help="So many times.",
+)
 @format_option
 @with_settings
 def show_next(settings: Settings, limit: int, form: str) -> ExitCode:

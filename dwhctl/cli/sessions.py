@@ -118,7 +118,7 @@ def prune(settings: Settings, keep: timedelta, everything: bool, dry_run: bool, 
 @end_option("; it must be over.")
 @shards_option
 @click.option(
-    "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Questions at once; default: max_workers."
+    "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Queries at once; default: max_workers."
 )
 @click.option("--dry-run", is_flag=True, help="Compare, show what would be adopted, and write nothing.")
 @wait_option

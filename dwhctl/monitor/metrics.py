@@ -71,6 +71,8 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         # Every user may read it, node_exporter's too: it has only names and numbers.
         write_whole(path, text, 0o644)
+    except FileNotFoundError:
+        raise DwhctlError(f"{path} cannot be written: make the folder {path.parent} first") from None
     except OSError as error:
         raise DwhctlError(f"{path} cannot be written: {error.strerror}") from error
 

@@ -240,7 +240,11 @@ def check_file(problems: Problems, path: object, place: Place) -> None:
         return
     in_sql = path.is_relative_to(folder)
     existing = [file.relative_to(folder).as_posix() for file in folder.rglob("*.sql")] if in_sql else []
-    remedy = did_you_mean(shown_path(path, folder), existing) or "create it or correct the path"
+    text = shown_path(path, folder)
+    if in_sql and re.match(r"(select|with|from)\b", text, re.IGNORECASE):
+        problems.add(place, "is SQL; write it into a file of sql/, and the name of that file here")
+        return
+    remedy = did_you_mean(text, existing) or "create it or correct the path"
     problems.add(place, f"the file {shown} is missing; {remedy}")
 
 

@@ -198,6 +198,10 @@ class SystemUses:
     #: The schemes of URLs, in addition to the type.
     schemes: ClassVar[tuple[str, ...]] = ()
 
+    def missing_package(self, connection: Any) -> str | None:  # noqa: ARG002
+        """Return what to install for the connection, when its driver is in an extra that is not installed."""
+        return None
+
     def table_problem(self, connection: Any, table: str) -> str | None:  # noqa: ARG002
         """Return why a target can have no table of this name."""
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from contextlib import suppress
 from pathlib import Path
 
 from dwhctl.core.errors import ConfigError
@@ -28,13 +27,24 @@ def find_project(explicit: Path | None) -> Path:
     except OSError as error:
         remedy = "go into a project, or choose one with --project DIR"
         raise ConfigError(f"the current folder cannot be used ({error.strerror}); {remedy}") from None
+    closed: Path | None = None
     for folder in (here, *here.parents):
-        with suppress(PermissionError):
-            if _has_main_file(folder):
-                _refuse_foreign(folder)
-                return folder
+        try:
+            if not _has_main_file(folder):
+                continue
+        except PermissionError:
+            closed = closed or folder
+            continue
+        if closed is not None:
+            raise ConfigError(
+                f"{closed} cannot be read ({owner_of(closed)}), so it is unknown whether it is the project; run dwhctl"
+                f" as that user, or choose one: --project {shlex.quote(str(folder))}"
+            )
+        _refuse_foreign(folder)
+        return folder
+    unread = f" ({closed} cannot be read)" if closed is not None else ""
     raise ConfigError(
-        f"no project here: neither {here} nor a folder above it has {MAIN_FILE}; "
+        f"no project here: neither {here} nor a folder above it has {MAIN_FILE}{unread}; "
         f"go into a project, choose one with --project DIR or {VARIABLE}, or make one with: dwhctl init"
     )
 
@@ -80,6 +90,8 @@ def _checked(folder: Path, origin: str) -> Path:
             f" user, or give {user_name(os.geteuid())} access"
         ) from None
     missing = f"has no {MAIN_FILE}" if os.path.isdir(path) else "is not a folder"  # noqa: PTH112
+    if above := next((found for found in path.parents if os.path.isfile(found / MAIN_FILE)), None):  # noqa: PTH113
+        raise ConfigError(f"{origin}: {shown} {missing}; the project is {shown_text(str(above))}")
     given = shlex.quote(str(folder)) if may_show(str(folder)) else "DIR"
     raise ConfigError(
         f"{origin}: {shown} {missing}; choose a project's folder, or make one with: dwhctl init {given}"

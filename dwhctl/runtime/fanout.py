@@ -17,7 +17,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
-from dwhctl.core.errors import AttemptError, InternalError, TargetBusyError, TimedOutError
+from dwhctl.core.errors import AttemptError, DwhctlError, InternalError, TargetBusyError, TimedOutError
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import Wait
 from dwhctl.runtime.circuit_breaker import CircuitBreaker
@@ -184,6 +184,8 @@ class FanOut:
             check.run(lambda: self._events.put((check, False, None)))
         except AttemptError as error:
             failure = error
+        except DwhctlError as error:  # such as a package that is not installed
+            failure = InternalError(mask(str(error)))
         except Exception as error:
             failure = InternalError(mask(f"a defect in dwhctl: {type(error).__name__}: {error}"))
         self._events.put((check, True, failure))

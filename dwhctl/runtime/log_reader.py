@@ -101,7 +101,7 @@ def find_log(folder: Path, text: str) -> Path:
     Raise UsageError when there is none, or more than one, and StateDirError.
     """
     none = f"there is no log in {folder}: a run writes one on its own machine"
-    missing = "logs stay on the run's own machine for [project] keep_logs: there is no log of a run"
+    missing = "on this machine there is no log of a run"
     return log_path(folder, find_run(_Logs(_run_ids(folder)), text, none=none, missing=missing))
 
 

@@ -62,7 +62,7 @@ def measure_of(load: Load, columns: Sequence[Column]) -> Measure:
     missing = [name for name in load.verify_columns if name.lower() not in by_name]
     if missing:
         raise TargetRefusedError(
-            f"{load.table} has no column {', '.join(missing)}, which verify_columns names"
+            f"{load.table} has no column {', '.join(missing)}, which is in the load's verify_columns"
         )
     key, values = (
         tuple(by_name[name.lower()] for name in names) for names in (load.key, load.verify_columns)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli_support import dwh
-from tests.support.projects import EXTRACT, Sandbox
+from tests.support.projects import DAY, EXTRACT, Sandbox
 
 Captured = pytest.CaptureFixture[str]
 VERTICA = 'type = "vertica"\nhost = "127.0.0.1"\ndatabase = "d"\nuser = "u"\ntlsmode = "disable"\n'
 MSSQL = 'type = "mssql"\nhost = "127.0.0.1"\nuser = "u"\nencryption = "off"\n'
+CLICKHOUSE = 'type = "clickhouse"\nhost = "127.0.0.1"\nuser = "u"\n'
 SQLITE = 'type = "sqlite"\npath = "state/other.sqlite"\n'
 WAREHOUSE = 'type = "duckdb"\npath = "state/warehouse.duckdb"\nlock_wait = "5s"\n'
 SERVER = 'type = "duckdb"\npath = "servers/server_1"\n'
@@ -27,6 +29,11 @@ def change(sandbox: Sandbox, before: str, after: str, file: str = "config/dwhctl
     text = (sandbox.root / file).read_text()
     assert before in text
     sandbox.put(file, text.replace(before, after))
+
+
+def append(sandbox: Sandbox, table: str) -> None:
+    main = sandbox.root / "config/dwhctl.toml"
+    main.write_text(main.read_text() + table)
 
 
 def check(sandbox: Sandbox, captured: Captured) -> tuple[int, str]:
@@ -217,3 +224,103 @@ def test_a_folder_of_shards_that_is_not_here_is_a_warning(sandbox: Sandbox, caps
         "Warning: shards.cities.server_0: the folder of connections.server_0.path does not exist here, so the shard"
         " abakan and 1 more cannot be loaded\n"
     ) in shown
+
+
+def test_an_extra_that_is_not_installed_is_said_in_words(
+    sandbox: Sandbox, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(sandbox, WAREHOUSE, CLICKHOUSE)
+    # As where the package is not installed: it is neither found nor imported.
+    monkeypatch.setitem(sys.modules, "clickhouse_connect", None)
+    monkeypatch.setattr("dwhctl.systems.clickhouse.system.find_spec", lambda _name: None)
+    remedy = "type = \"clickhouse\" needs a package that is not installed; pip install 'dwhctl[clickhouse]'"
+    code, shown = check(sandbox, capsys)
+    assert code == 0
+    assert f"Warning: config/dwhctl.toml: connections.warehouse: {remedy}" in shown
+    for command in (("config", "check", "--online"), ("connections", "test")):
+        assert dwh(*command, "--project", sandbox.root) == 1
+        written = capsys.readouterr()
+        assert remedy in written.out
+        assert "defect" not in written.out + written.err
+
+
+def test_a_driver_that_is_not_installed_is_a_warning(
+    sandbox: Sandbox, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dwhctl.systems.mssql.system.find_spec", lambda _name: None)
+    table = f'\n[connections.other]\n{MSSQL.replace("off", "require")}driver = "mssql-python"\n'
+    append(sandbox, table)
+    code, shown = check(sandbox, capsys)
+    assert code == 0
+    assert 'Warning: config/dwhctl.toml: connections.other: driver = "mssql-python" needs a package' in shown
+
+
+def test_a_comma_before_the_port_is_refused(sandbox: Sandbox, capsys: Captured) -> None:
+    table = f"\n[connections.other]\n{MSSQL.replace('127.0.0.1', '127.0.0.1,1433')}"
+    append(sandbox, table)
+    code, shown = check(sandbox, capsys)
+    assert code == 2
+    assert 'connections.other.host: has a comma; write host = "SERVER" and port = 1433' in shown
+
+
+def test_files_of_loads_with_another_ending_are_a_warning(sandbox: Sandbox, capsys: Captured) -> None:
+    for name in ("visits.tml", "calls.toml.txt"):
+        sandbox.put(f"config/loads/{name}", "")
+    _, shown = check(sandbox, capsys)
+    assert "config/loads/visits.tml is not read: a load is config/loads/visits.toml, in TOML" in shown
+    assert "config/loads/calls.toml.txt is not read: a load is config/loads/calls.toml, in TOML" in shown
+
+
+def test_a_mistyped_variable_is_a_warning(
+    sandbox: Sandbox, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(sandbox, '\n[variables]\nbot = { env = "DWHCTL_BOT" }\n')
+    for name in ("DWHCTL_PROJEKT", "DWHCTL_VARS_CHAT", "DWHCTL_BOT", "DWHCTL_TEST_MSSQL"):
+        monkeypatch.setenv(name, "a text of some length")
+    monkeypatch.setenv("DWHCTL_CONN_WAREHUSE", "duckdb:state/warehouse.duckdb")
+    monkeypatch.setenv("DWHCTL_CONN_ELSEWHERE", "duckdb:state/elsewhere.duckdb")
+    code, shown = check(sandbox, capsys)
+    assert code == 0
+    assert "environment: DWHCTL_PROJEKT is not read: dwhctl reads DWHCTL_PROJECT, DWHCTL_CONN_NAME" in shown
+    assert "environment: DWHCTL_VARS_CHAT is not read" in shown
+    assert (
+        "environment: DWHCTL_CONN_WAREHUSE makes a connection that nothing uses; did you mean 'warehouse'?"
+        in shown
+    )
+    assert shown.count("environment:") == 3, shown
+
+
+def test_a_page_without_its_folder_is_a_warning(sandbox: Sandbox, capsys: Captured) -> None:
+    append(sandbox, '\n[page]\npath = "www/dwh.html"\n')
+    code, shown = check(sandbox, capsys)
+    assert code == 0
+    assert "Warning: config/dwhctl.toml: page.path: there is no folder www; create it" in shown
+
+
+def test_verify_columns_are_looked_for_in_the_table(sandbox: Sandbox, capsys: Captured) -> None:
+    assert dwh("load", "--date", DAY, "--project", sandbox.root) == 0
+    change(sandbox, "key = [", 'verify_columns = ["amont"]\nkey = [', "config/loads/orders.toml")
+    assert dwh("config", "check", "--online", "--project", sandbox.root) == 1
+    assert (
+        "stage.orders has no column amont, which is in the load's verify_columns" in capsys.readouterr().out
+    )
+
+
+def test_sql_in_place_of_its_file_is_said_in_words(sandbox: Sandbox, capsys: Captured) -> None:
+    change(sandbox, '"orders/extract.sql"', '"SELECT id FROM orders"', "config/loads/orders.toml")
+    code, shown = check(sandbox, capsys)
+    assert code == 2
+    assert (
+        "orders.toml: extract: is SQL; write it into a file of sql/, and the name of that file here" in shown
+    )
+
+
+def test_what_metrics_and_log_do_not_find(sandbox: Sandbox, capsys: Captured) -> None:
+    missing = sandbox.root / "nowhere"
+    assert dwh("report", "metrics", "--output", missing / "x.prom", "--project", sandbox.root) == 1
+    assert f"x.prom cannot be written: make the folder {missing} first" in capsys.readouterr().err
+    sandbox.put("state/logs/20200714T030000-0a1b2c3d.jsonl", "")
+    assert dwh("report", "log", "2099", "--project", sandbox.root) == 2
+    assert (
+        "Error: on this machine there is no log of a run '2099': the last one is" in capsys.readouterr().err
+    )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -17,11 +20,24 @@ from click.shell_completion import ShellComplete
 from dwhctl.cli import docs
 from dwhctl.cli.docs import pages
 from dwhctl.cli.main import dwhctl
+from dwhctl.core.errors import ConfigError
+from dwhctl.project.read import read_project
 from tests.cli_support import dwh
 from tests.support.terminal import on_a_terminal
+from tests.unit.projects import write, write_project
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "dwhctl"
+#: A command at the start of a line of code, behind a prompt, a schedule or another command; or in a sentence.
+IN_CODE = re.compile(r"^[\s\d*/$]*(?:sudo |cd \S+ && )?(?:\S*/bin/)?(dwhctl .*)")
+IN_TEXT = re.compile(r"`(dwhctl [^`]+)`")
+TABLES = {
+    *("project", "sessions", "connections", "shards", "variables", "alerts", "pings", "page", "executor"),
+    *("load_defaults", "report_defaults"),
+}
+PROJECT = '[project]\ntimezone = "UTC"\n'
+#: What is not on the page itself: other tables, files and names of the project.
+ELSEWHERE = re.compile(r"is missing|no (?:connection|shard group|report) |the table is missing")
 MENTION = re.compile(r"dwhctl docs ([a-z][\w-]*)(#[\w-]+)?")
 
 
@@ -116,6 +132,86 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
             assert not section or section[1:] in anchors_of(target or page), (page, target, section)
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (pages()[page].parent / target).exists(), (page, target)
+
+
+def commands_of(text: str) -> Iterator[str]:
+    is_code = False
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.lstrip().startswith("```"):
+            is_code = not is_code
+        elif is_code or line.startswith("    "):
+            yield from IN_CODE.findall(line)
+        else:
+            yield from IN_TEXT.findall(line)
+
+
+def mistake(line: str) -> str | None:
+    """Say what the command line would refuse: a command or an option that does not exist."""
+    words = shlex.split(line, comments=True)[1:]
+    ends = (place for place, word in enumerate(words) if re.match(r"(?:2?>|[|&<;])", word))
+    words = words[: next(ends, len(words))]
+    command: click.Command = dwhctl
+    context = click.Context(command)
+    while True:
+        if {"[OPTIONS]", "..."} & set(words):
+            return None
+        try:
+            _, rest, _ = command.make_parser(context).parse_args(list(words))
+        except click.BadOptionUsage:
+            return None  # `dwhctl page --serve`, in a sentence
+        except click.UsageError as error:
+            return error.format_message()
+        if not isinstance(command, click.Group) or not rest:
+            return None
+        found = command.get_command(context, rest[0])
+        if found is None:
+            return f"no command {rest[0]}"
+        command, words, context = found, rest[1:], click.Context(found, parent=context)
+
+
+@pytest.mark.parametrize("page", [name for name in pages() if name != "reference"])
+def test_every_command_of_a_page_has_the_options_that_it_is_given(page: str) -> None:
+    commands = list(commands_of(pages()[page].read_text(encoding="utf-8")))
+    assert {line: wrong for line in commands if (wrong := mistake(line))} == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("dwhctl laod --date today", "no command laod"),
+        ("dwhctl report gap", "no command gap"),
+        ("dwhctl load --dat today | cat", "No such option '--dat'."),
+        ("dwhctl load --date today > --dat", None),
+    ],
+)
+def test_a_mistake_on_a_page_would_be_found(line: str, wrong: str | None) -> None:
+    assert (
+        list(commands_of(f"In a sentence `{line}`.\n```sh\n$ {line}\n5 0 * * *  {line}\n```\n")) == [line] * 3
+    )
+    found = mistake(line)
+    assert found == wrong if wrong is None else found and found.startswith(wrong)
+
+
+def blocks_of(page: str) -> list[str]:
+    text = pages()[page].read_text(encoding="utf-8")
+    return re.findall(r"^ *```toml\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [name for name in pages() if blocks_of(name)])
+def test_the_configuration_of_a_page_is_accepted(page: str, tmp_path: Path) -> None:
+    for number, text in enumerate(blocks_of(page)):
+        if text.startswith("# pyproject.toml") or 'type = "csv"' in text or text.startswith("paginator"):
+            continue
+        keys, named = set(tomllib.loads(text)), re.match(r"# (config/\S+?\.toml)", text)
+        in_main = "config/dwhctl.toml" if keys <= TABLES else "config/loads/orders.toml"
+        file = named[1] if named else in_main
+        root = write_project(tmp_path / str(number))
+        write(root, file, text if file != "config/dwhctl.toml" or "project" in keys else PROJECT + text)
+        try:
+            read_project(root)
+        except ConfigError as error:
+            wrong = [line for line in str(error).splitlines() if not ELSEWHERE.search(line)]
+            assert not wrong, (text, wrong)
 
 
 def test_no_message_points_to_a_file_that_is_not_installed() -> None:

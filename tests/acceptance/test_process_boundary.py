@@ -336,6 +336,19 @@ def test_a_second_user_of_a_state_folder_is_told_whose_it_is(
     assert "locks on files do not work" not in err
 
 
+def test_the_project_above_a_folder_that_cannot_be_read_is_not_taken(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outer, inner = one_shard(place / "outer").root, one_shard(place / "outer" / "inner").root
+    monkeypatch.chdir(inner)
+    inner.chmod(0o700)
+    with other_user():
+        assert dwh("report", "gaps") == 2
+    shown = capsys.readouterr().err
+    assert f"{inner} cannot be read ({inner} belongs to root (mode 0700)" in shown
+    assert f"choose one: --project {outer}" in shown
+
+
 def test_a_project_that_cannot_be_read_is_said_in_words(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -244,7 +244,7 @@ def test_the_command_writes_its_file_at_once(tmp_path: Path, capsys: pytest.Capt
     assert path.read_text() == out
     assert [one.name for one in tmp_path.iterdir() if "prom" in one.name] == ["dwhctl.prom"]
     assert dwh(*arguments, "--output", tmp_path / "nowhere" / "dwhctl.prom") == 1
-    assert "dwhctl.prom cannot be written: No such file or directory" in capsys.readouterr().err
+    assert "dwhctl.prom cannot be written: make the folder" in capsys.readouterr().err
 
 
 def test_what_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> None:

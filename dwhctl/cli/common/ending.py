@@ -57,22 +57,29 @@ EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.DONE: "all done (a slice without rows counts as done)",
     ExitCode.FAILED: "something failed",
     ExitCode.USAGE: "wrong usage or configuration, nothing was touched",
-    ExitCode.LOCK_HELD: "a lock is held: another dwhctl does this work now (--wait 10m waits for it)",
+    ExitCode.LOCK_HELD: "a lock is held: another dwhctl does this work now",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
     ExitCode.TERMINATED: "ended by SIGTERM, or by SIGHUP when its terminal was closed",
 }
 
 
-def exit_codes_help(codes: Iterable[ExitCode]) -> str:
+#: Of commands with the option.
+WAIT_HINT = " (--wait 10m waits for it)"
+
+
+def exit_codes_help(codes: Iterable[ExitCode], *, waits: bool = False) -> str:
     """Return the part of a help text that lists exit codes."""
-    return "\b\nExit codes:\n" + "\n".join(f"  {code.value:>3}  {EXIT_CODES[code]}" for code in codes)
+    hints = {ExitCode.LOCK_HELD: WAIT_HINT} if waits else {}
+    lines = (f"  {code.value:>3}  {EXIT_CODES[code]}{hints.get(code, '')}" for code in codes)
+    return "\b\nExit codes:\n" + "\n".join(lines)
 
 
 def exit_codes(*codes: ExitCode) -> Callable[[click.Command], click.Command]:
     """List in a command's help the exit codes that it ends with, beside 0 and 2."""
 
     def listed(command: click.Command) -> click.Command:
-        command.epilog = exit_codes_help(sorted({ExitCode.DONE, ExitCode.USAGE, *codes}))
+        waits = any(option.name == "wait" for option in command.params)
+        command.epilog = exit_codes_help(sorted({ExitCode.DONE, ExitCode.USAGE, *codes}), waits=waits)
         return command
 
     return listed

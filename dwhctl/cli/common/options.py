@@ -214,20 +214,28 @@ wait_option = click.option(
 # The period that a command works on: one day (`--date`), or a range of days (`-s`, `-e`)
 
 
+class _Day(click.types.StringParamType):
+    """A day as text, which is resolved in the project's zone; its error when it is missing has an example."""
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
+        return f"For example: {param.opts[-1]} yesterday"
+
+
 def date_option(what: str, default: str | None = None) -> Option:
     """Return the --date of a command; without a default it is required."""
     # click takes an explicit None for a default.
     more: dict[str, Any] = {"default": default, "show_default": True} if default else {"required": True}
-    return click.option("--date", "day", metavar="D", help=f"{what}: {DATE_HELP}", **more)
+    return click.option("--date", "day", type=_Day(), metavar="D", help=f"{what}: {DATE_HELP}", **more)
 
 
 def start_option(what: str = "The first day", *, required: bool = False) -> Option:
-    return click.option("-s", "--start", metavar="D", required=required, help=f"{what}: {DATE_HELP}")
+    text = f"{what}: {DATE_HELP}"
+    return click.option("-s", "--start", type=_Day(), metavar="D", required=required, help=text)
 
 
 def end_option(rest: str = ".", *, required: bool = False) -> Option:
     text = f"The last day, included, in the same forms{rest}"
-    return click.option("-e", "--end", metavar="D", required=required, help=text)
+    return click.option("-e", "--end", type=_Day(), metavar="D", required=required, help=text)
 
 
 def chosen_day(

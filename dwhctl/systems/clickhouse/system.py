@@ -95,6 +95,14 @@ class _ClickHouse(System[ClickHouseConnection]):
 
         return ClickHouseCursor(connection, write=options.write, timeout=options.timeout)
 
+    def missing_package(self, connection: ClickHouseConnection) -> str | None:
+        if find_spec("clickhouse_connect") is not None:
+            return None
+        return (
+            f'connections.{connection.name}: type = "clickhouse" needs a package that is not installed;'
+            " pip install 'dwhctl[clickhouse]'"
+        )
+
     def table_problem(self, connection: ClickHouseConnection, table: str) -> str | None:
         database, _, name = table.rpartition(".")
         if "." in database:
@@ -109,11 +117,8 @@ class _ClickHouse(System[ClickHouseConnection]):
 
 
 def _check_installed(connection: ClickHouseConnection) -> None:
-    if find_spec("clickhouse_connect") is None:
-        raise ConfigError(
-            f'connections.{connection.name}: type = "clickhouse" needs a package that is not installed;'
-            " pip install 'dwhctl[clickhouse]'"
-        )
+    if problem := SYSTEM.missing_package(connection):
+        raise ConfigError(problem)
 
 
 SYSTEM = _ClickHouse()

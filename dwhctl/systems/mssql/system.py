@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -47,6 +48,14 @@ class MssqlConnection(NetworkConnection):
     """The name in the server's certificate, where it is not the host; an address is no name."""
     read_only: bool = Field(False, examples=[True])
     """Connect to a readable secondary of an availability group."""
+
+    @model_validator(mode="after")
+    def _port_with_colon(self) -> MssqlConnection:
+        if any("," in host for host in (*(self.hosts or ()), self.host or "")):
+            raise ValueError(
+                'host: has a comma; write host = "SERVER" and port = 1433, or hosts = ["A", "B"]'
+            )
+        return self
 
     @model_validator(mode="after")
     def _driver_checks(self) -> MssqlConnection:
@@ -109,6 +118,14 @@ class _Mssql(System[MssqlConnection]):
         from dwhctl.systems.mssql.errors import probe
 
         probe(connection)
+
+    def missing_package(self, connection: MssqlConnection) -> str | None:
+        if connection.driver == "pymssql" or find_spec("mssql_python") is not None:
+            return None
+        return (
+            f'connections.{connection.name}: driver = "mssql-python" needs a package that is not installed;'
+            " pip install 'dwhctl[mssql-arrow]'"
+        )
 
     def extract_problem(self, sql: str) -> str | None:
         from dwhctl.systems.mssql.sql import one_select

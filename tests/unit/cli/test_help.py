@@ -55,11 +55,27 @@ def test_every_command_has_help_with_an_example(path: list[str], capsys: pytest.
     assert f"dwhctl {' '.join(path)}".rstrip() in text.split("Example", 1)[1]
 
 
-@pytest.mark.parametrize("path", [p for p in every_command() if p not in ([], ["connections"], ["config"])])
+@pytest.mark.parametrize("path", [p for p in every_command() if p])
 def test_every_command_has_the_shared_options(path: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     dwh(*path, "--help")
     text = capsys.readouterr().out
     assert all(option in text for option in ("--project", "--verbose", "--quiet", "--debug", "--help"))
+
+
+@pytest.mark.parametrize("path", list(every_command()), ids=" ".join)
+def test_every_value_of_an_option_has_a_short_name(
+    path: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    dwh(*path, "--help")
+    text = capsys.readouterr().out
+    assert not {"TEXT", "INTEGER", "RANGE", "PATH", "DIRECTORY"} & set(text.split("Options:")[-1].split())
+
+
+def test_a_missing_day_comes_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dwh("load") == 2
+    assert "Error: Missing option '--date'. For example: --date yesterday" in capsys.readouterr().err
+    assert dwh("backfill", "-s", "-3d") == 2
+    assert "For example: --end yesterday" in capsys.readouterr().err
 
 
 def test_the_groups_help_names_every_command_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +112,9 @@ def test_commands_that_work_list_their_exit_codes(
     command: str, codes: set[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert dwh(*command.split(), "--help") == 0
-    listed = capsys.readouterr().out.partition("Exit codes:\n")[2]
+    options, _, listed = capsys.readouterr().out.partition("Exit codes:\n")
+    assert (ending.WAIT_HINT in listed) is ("--wait DURATION" in options)
+    listed = listed.replace(ending.WAIT_HINT, "")
     assert [line.split(maxsplit=1) for line in listed.splitlines()] == [
         [str(code.value), ending.EXIT_CODES[code]] for code in ExitCode if code in codes
     ]

@@ -47,6 +47,14 @@ def test_no_project_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.Monk
         find_project(None)
 
 
+def test_a_folder_of_a_project_leads_to_the_project(tmp_path: Path) -> None:
+    (tmp_path / "config" / "loads").mkdir(parents=True)
+    (tmp_path / "config" / "dwhctl.toml").touch()
+    for folder in ("config", "config/loads", "nowhere"):
+        with pytest.raises(ConfigError, match=rf"--project: .*/{folder} .*; the project is {tmp_path}$"):
+            find_project(tmp_path / folder)
+
+
 @pytest.mark.parametrize(
     "module", ["project", "project.find", "project.days", "core.secrets", "core.sql", "core.words"]
 )
