@@ -17,6 +17,7 @@ of the text's MD5: the hexadecimal digits 2 to 16. A checksum is the sum of thes
 order of the rows, but on how often each occurs.
 
 `fingerprint.<dialect>.sql` has the SQL of a dialect in blocks: `form <kind>` is the canonical text of a column {c},
+`form decimal fraction` that of a decimal without digits before the point where it differs from `form decimal`,
 `ordered <kind>` the value to compare for the smallest and largest of the forms {f} (by default the column itself),
 `piece` frames a form, `joint` concatenates pieces, `number` is that of a text {t}, `sum` adds numbers {n}, `start` is
 the first {n} characters of a text, `length` counts its characters.
@@ -98,6 +99,8 @@ def part(column: Column, kind: Kind, sql: str, **extras: str) -> Part:
     name = form.value
     if form is Kind.DECIMAL and column.type.scale <= 0:
         name += " whole"
+    elif form is Kind.DECIMAL and column.type.scale == column.type.precision:
+        name += " fraction"
     if form is Kind.TEXT and column.padded:
         name += " padded"
     return Part(sql, form, name, extras)
@@ -128,7 +131,8 @@ class Dialect:
 
     def form(self, part: Part, sql: str | None = None) -> str:
         """Return the canonical text of a part, or of another expression of its type."""
-        return self.block(f"form {part.form}", c=sql or part.sql, **part.extras)
+        name = f"form {part.form}"
+        return self.block(name if self.has(name) else f"form {part.kind}", c=sql or part.sql, **part.extras)
 
     def fingerprint(
         self, source: str, key: Sequence[Part], values: Sequence[Part], group: str | None = None
