@@ -137,6 +137,51 @@ def test_a_table_that_keeps_its_old_rows_is_refused(target: PostgresTarget, kept
         refresh.delete()
 
 
+_NO_INSERT = (
+    "CREATE FUNCTION stage.no_insert() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    f"CREATE TRIGGER no_insert BEFORE INSERT ON {TABLE} FOR EACH ROW WHEN (NEW.id = 2) EXECUTE FUNCTION"
+    " stage.no_insert()",
+)
+
+
+@pytest.mark.parametrize(
+    "wide", [(), (f"ALTER TABLE {TABLE} ALTER v TYPE numeric(50, 2) USING 1",)], ids=["copy", "text"]
+)
+def test_a_table_that_leaves_rows_out_is_refused(target: PostgresTarget, wide: tuple[str, ...]) -> None:
+    """Another attempt would meet the same trigger."""
+    target.run_statements([*_NO_INSERT, *wide])
+    columns, slice_, words = (
+        target.columns(TABLE),
+        a_slice(),
+        "2 rows were written to .*, but it took 1: a trigger",
+    )
+    rows = batch(1, 2).cast(pa.schema([(one.name, one.type) for one in columns]))
+    with (
+        pytest.raises(CountsDifferError, match=words),
+        target.write_slice(GROUP, "token", columns, slice_, None) as stage,
+    ):
+        stage.write(iter([rows]))
+    group = StagingGroup("run", "later", TABLE)
+    target.open_group(group)
+    with target.stage(group, "token", columns) as stage:
+        stage.write(iter([rows]))
+    with target.publication(TABLE, None, TIMEOUT) as publication:
+        assert publication.staged_rows(group, ["token"]) == {"token": 2}
+        with pytest.raises(CountsDifferError, match=words):
+            publication.insert(group, ["token"])
+
+
+def test_a_read_only_server_is_refused_with_the_reason(
+    server: PostgresServer, database: str, target: PostgresTarget
+) -> None:
+    server.run(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    with (
+        pytest.raises(TargetRefusedError, match="is a standby, or its default_transaction_read_only is on"),
+        target.write_slice(GROUP, "token", target.columns(TABLE), a_slice(), None) as stage,
+    ):
+        stage.write(iter([batch(1)]))
+
+
 def test_a_trigger_that_deletes_in_its_own_way_is_no_mistake(target: PostgresTarget) -> None:
     """A view's trigger need not count what it deletes."""
     target.run_statements(

@@ -208,6 +208,14 @@ def kept_rows(table: str) -> CountsDifferError:
     )
 
 
+def lost_rows(table: str, sent: int, taken: int) -> CountsDifferError:
+    """Return the error for a table that took fewer rows than were written to it."""
+    return CountsDifferError(
+        f"{sent} rows were written to {table}, but it took {taken}: a trigger, rule or policy of the table leaves rows"
+        " out or sends them elsewhere; drop it"
+    )
+
+
 def label(text: str) -> str:
     """Return a label that PostgreSQL does not cut."""
     if len(text.encode()) <= NAME_OCTETS:

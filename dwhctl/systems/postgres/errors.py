@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MISSING = ("3F000", "42P01")
 MISSING_COLUMN = "42703"
 EXISTS_ALREADY = ("42P06", "42P07", "42710", "23505")
-LOCK_TIMEOUT = "55P03"
+LOCK_TIMEOUT, _READ_ONLY = "55P03", "25006"
 #: Serialization, resources, operator intervention, the system: a later attempt may succeed.
 _TEMPORARY_CLASSES = ("08", "40", "53", "55", "57", "58", "XX")
 _ABOUT = {**dict.fromkeys(MISSING, About.TABLE), "42501": About.PERMISSION, "53200": About.MEMORY}
@@ -98,6 +98,11 @@ def translate_error(
     if is_lost:
         lost = f"the connection to {name} is lost: {text}"
         return TargetError(lost) if target else SourceError(lost)
+    if code == _READ_ONLY and target:
+        text += (
+            f"; the server of {name} is a standby, or its default_transaction_read_only is on for the user or the"
+            " database: connect to the primary, or switch that off"
+        )
     if code == LOCK_TIMEOUT and target:
         return TargetBusyError(text)
     if code.startswith(_TEMPORARY_CLASSES) or not code:

@@ -175,8 +175,11 @@ class PostgresStage(Stage):
         if stream.failure is not None:
             raise stream.failure
         if stream.stopped or accepted != stream.rows:
-            raise StagingError(f"{stream.rows} rows were sent to {self._table}, {accepted} were taken")
+            raise self._not_taken(stream.rows, accepted, stopped=stream.stopped)
         self._rows = accepted
+
+    def _not_taken(self, sent: int, taken: int, *, stopped: bool) -> AttemptError:  # noqa: ARG002 - for a subclass
+        return StagingError(f"{sent} rows were sent to {self._table}, {taken} were taken")
 
     def _begin(self) -> None:
         """Begin the transaction, and set the table that is copied into."""
@@ -258,7 +261,7 @@ class DirectPostgresStage(PostgresStage, DirectStage):
         if self._insert:
             rows = self._client.run(self._insert)
             if rows != self._rows:
-                raise StagingError(f"{self._rows} rows were sent to {self._group.table}, {rows} were taken")
+                raise catalog.lost_rows(self._group.table, self._rows, rows)
         self.written = self._rows
         return size
 
@@ -285,6 +288,11 @@ class DirectPostgresStage(PostgresStage, DirectStage):
         names = ", ".join(quote_name(one.name) for one in written)
         values = ", ".join(f"CAST({quote_name(one.name)} AS {one.base})" for one in written)
         self._insert = f"INSERT INTO {target} ({names}) SELECT {values} FROM {self._table}"
+
+    def _not_taken(self, sent: int, taken: int, *, stopped: bool) -> AttemptError:
+        if stopped or self._insert:
+            return super()._not_taken(sent, taken, stopped=stopped)
+        return catalog.lost_rows(self._group.table, sent, taken)
 
     def _translate_error(self, error: AttemptError) -> AttemptError:
         return error if is_sqlstate(error, (*MISSING, MISSING_COLUMN)) else super()._translate_error(error)
