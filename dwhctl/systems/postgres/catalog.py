@@ -192,12 +192,13 @@ SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT row_security_active(oid
 """
 
 
-def write_ways(client: CopyClient, table: str) -> tuple[bool, bool]:
+def write_ways(client: CopyClient, table: str, after: str = "") -> tuple[bool, bool]:
     """Return whether COPY writes to the (quoted) table what INSERT would, and whether DELETE may leave rows there.
 
     COPY does not write to views, and goes past rules and row-level security; a rule or trigger may undo a DELETE.
+    `after` is sent before the query.
     """
-    rows = client.query(_WRITE_WAYS.replace("{table}", literal(table)))
+    rows = client.query(after + _WRITE_WAYS.replace("{table}", literal(table)))
     return (bool(rows[0][0]), bool(rows[0][1])) if rows else (False, False)
 
 

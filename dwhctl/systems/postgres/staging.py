@@ -268,11 +268,15 @@ class DirectPostgresStage(PostgresStage, DirectStage):
     def _begin(self) -> None:
         target = quote_path(self._group.table)
         reach("direct.delete")
-        self.held = self._client.run(f"BEGIN; {delete_sql(target, self._of_slice)}")
+        takes_copy, may_keep = catalog.write_ways(self._client, target, after="BEGIN; ")
+        count = f"SELECT COUNT(*) FROM {target} WHERE {self._of_slice}"
+        # A trigger or rule need not count what it deletes.
+        held = self._client.query(count)[0][0] if may_keep else None
+        deleted = self._client.run(delete_sql(target, self._of_slice))
+        self.held = deleted if held is None else held
         self._table, self._where = target, self._of_slice
         as_text = any(pa.types.is_decimal256(column.type) for column in self._columns)
-        takes_copy, may_keep = catalog.write_ways(self._client, target)
-        if may_keep and self._client.query(f"SELECT 1 FROM {target} WHERE {self._of_slice} LIMIT 1"):
+        if may_keep and self._client.query(count)[0][0]:
             raise catalog.kept_rows(self._group.table)
         if as_text or not takes_copy:
             self._copy_first(target)
