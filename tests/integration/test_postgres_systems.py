@@ -502,6 +502,35 @@ def test_instants_of_odd_old_offsets_domains_and_enums(
     assert read(source, "SELECT unnest(enum_range(NULL::mood)) AS v") == ["ok", ""]
 
 
+def test_a_statement_timeout_of_the_role_is_named(
+    server: PostgresServer, database: str, connection: PostgresConnection
+) -> None:
+    server.run(f"ALTER DATABASE {database} SET statement_timeout = '50ms'")
+    query = Query("SELECT 1 AS id FROM pg_sleep(2)", {})
+    with PostgresSource(connection, database, "UTC") as source:
+        source.columns(query)
+        with pytest.raises(SourceError, match="the database has a statement_timeout: raise it"):
+            list(source.batches(query, 10))
+
+
+def test_octets_of_a_database_without_an_encoding_are_converted_in_the_extract(
+    server: PostgresServer, connection: PostgresConnection
+) -> None:
+    database = server.make_database("ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        server.run(r"CREATE TABLE t AS SELECT 1 AS id, E'\xe9' AS name", database)
+        with PostgresSource(connection, database, "UTC") as source:
+            with pytest.raises(
+                QueryError, match=r"SQL_ASCII holds octets of any encoding: .* AS name"
+            ) as refused:
+                list(source.batches(Query("SELECT id, name FROM t", {}), 10))
+            shown = str(refused.value).partition("as in ")[2].removesuffix(" (22021)")
+            [batch] = source.batches(Query(f"SELECT {shown} FROM t", {}), 10)
+    finally:
+        server.drop_database(database)
+    assert batch.to_pylist() == [{"name": "й"}]
+
+
 def test_the_source_cannot_write(source: PostgresSource, target: PostgresTarget) -> None:
     target.run_statements(
         [
