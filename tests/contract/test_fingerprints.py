@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from dwhctl.load.cast import for_source
 from dwhctl.project.query import Query
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure
 from tests.contract.kits import SOURCES, TARGETS, Kit, SourceKit, TargetKit
+from tests.contract.kits_mssql import MssqlSourceKit
 from tests.contract.way import SERVICE, TABLE, a_slice
 from tests.unit.fingerprint_forms import FORMS, Form, checksum
 
@@ -192,6 +194,15 @@ def test_a_decimal_without_digits_before_the_point_has_the_same_text(
     sides = Sides(tmp_path, {"k": Kind.DECIMAL}, words={Kind.DECIMAL: "DECIMAL(5, 5)"})
     found = sides.measured(kit, [(Decimal(text),) for text in texts])
     assert found == Fingerprint(5, ("-0.5",), ("0.1",), checksum([[text] for text in texts]))
+
+
+def test_a_row_of_more_than_eight_thousand_octets_is_measured_whole(tmp_path: Path) -> None:
+    """T-SQL cuts a sum of texts to 8,000 octets without an error."""
+    count = 300
+    sides = Sides(tmp_path, {"id": Kind.INTEGER, **{f"c{one}": Kind.TIMESTAMP for one in range(count)}})
+    moments = [datetime(2020, 7, 14, microsecond=one) for one in range(count)]  # noqa: DTZ001
+    texts = [f"{one:%Y-%m-%d %H:%M:%S.%f}" for one in moments]
+    assert sides.measured(MssqlSourceKit(), [(1, *moments)]).values == checksum([["1", *texts]])
 
 
 #: What any row may hold: a key of two columns and values.

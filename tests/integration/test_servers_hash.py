@@ -68,6 +68,10 @@ TSQL: dict[str, object] = {
     " AS datetime2(7)), 121)": "2020-07-13 17:00:00.0000000",
     "CONVERT(varchar(40), SWITCHOFFSET(CAST('2020-07-14T01:00:00+00:00' AS datetimeoffset(0)), '-03:30'), 121)":
         "2020-07-13 21:30:00 -03:30",
+    "DATALENGTH(REPLICATE('a', 5000) + REPLICATE('b', 5000))": 8000,
+    "DATALENGTH(REPLICATE(N'a', 3000) + REPLICATE(N'b', 3000))": 8000,
+    "DATALENGTH(CAST('' AS varchar(max)) + REPLICATE('a', 5000) + REPLICATE('b', 5000))": 10000,
+    "DATALENGTH(REPLICATE('a', 5000) + REPLICATE('b', 5000) + CAST('' AS varchar(max)))": 8000,
     "CAST(CAST(-0.50 AS decimal(9,2)) AS varchar(42))": "-0.50",
     "CAST(CAST(-0.50 AS decimal(3,3)) AS varchar(42))": "-0.500",
 }  # fmt: skip

@@ -19,8 +19,8 @@ order of the rows, but on how often each occurs.
 `fingerprint.<dialect>.sql` has the SQL of a dialect in blocks: `form <kind>` is the canonical text of a column {c},
 `form decimal fraction` that of a decimal without digits before the point where it differs from `form decimal`,
 `ordered <kind>` the value to compare for the smallest and largest of the forms {f} (by default the column itself),
-`piece` frames a form, `joint` concatenates pieces, `number` is that of a text {t}, `sum` adds numbers {n}, `start` is
-the first {n} characters of a text, `length` counts its characters.
+`piece` frames a form, `joint` concatenates pieces, with `wide` before many of them if there is one, `number` is that of
+a text {t}, `sum` adds numbers {n}, `start` is the first {n} characters of a text, `length` counts its characters.
 `tests/unit/fingerprint.golden.json` pins the numbers of every form.
 """
 
@@ -37,6 +37,8 @@ from dwhctl.core.errors import QueryError, SchemaDriftError
 from dwhctl.core.sql import named_sql, quote_name
 
 _PLACE = re.compile(r"\{(\w+)\}")
+#: So many texts are concatenated without brackets: engines limit how deep an expression is.
+_AT_ONCE = 100
 #: Kinds whose form is also what is compared.
 _COMPARED_AS_TEXT = (Kind.TEXT, Kind.UUID, Kind.BINARY)
 
@@ -224,7 +226,13 @@ class Dialect:
 
     def _joined(self, texts: Sequence[str], between: str | None = None) -> str:
         joint = f" {self._blocks['joint']} "
-        return (joint if between is None else f"{joint}{between}{joint}").join(texts)
+        joint = joint if between is None else f"{joint}{between}{joint}"
+        if len(texts) <= _AT_ONCE:
+            return joint.join(texts)
+        if self.has("wide"):
+            return self._blocks["wide"] + joint + joint.join(texts)
+        parts = [texts[at : at + _AT_ONCE] for at in range(0, len(texts), _AT_ONCE)]
+        return joint.join(f"({joint.join(part)})" for part in parts)
 
 
 def read_fingerprint(row: Sequence[Any], key: Sequence[Part]) -> Fingerprint:

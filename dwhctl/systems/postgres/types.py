@@ -154,13 +154,18 @@ def column(name: str, declared: str, *, nullable: bool = True, is_enum: bool = F
         length = 1 if base == "character" and first is None else first
         if length is not None:
             limits = {"characters": length, "octets": None, "places": length}
-        limits |= {"padded": base == "character", "no_nul": True}
+        limits |= {"padded": base == "character", "no_nul": True, "rewrites": _REWRITES.get(base, "")}
     elif row.kind in _RANGES:
         least, most = _RANGES[row.kind]
         limits = {"least": least, "most": _cut(most, first), "fraction": 6 if first is None else first}
     return Column(name, row.kind, arrow, declared, nullable, **limits)
 
 
+#: Types that write a text in another way: blanks, the order of fields, fields that occur twice, XML declarations.
+_REWRITES = {
+    "jsonb": "it does not keep the text: make the column json, or generate it from one that is",
+    "xml": "it does not keep the text: make the column text",
+}
 _RANGES: dict[Kind, tuple[Any, Any]] = {
     Kind.DATE: (date.min, date.max),
     Kind.TIME: (time.min, time.max),
