@@ -43,6 +43,7 @@ from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.systems.base.ddl import new_table
 from dwhctl.systems.base.system import SourceOptions, system_of
 from dwhctl.systems.base.target import StagingGroup, Target
+from dwhctl.verify.checks import measure_of
 from dwhctl.verify.findings import unknown_rows, what_to_do
 
 if TYPE_CHECKING:
@@ -171,6 +172,10 @@ class OnlineCheck:
             return
         self._columns[load.name] = check_columns(load, columns)
         yield from self._long_names(load, columns)
+        try:
+            measure_of(load, columns)
+        except AttemptError as error:
+            yield CheckFinding(where, f"verify cannot compare it: {error}", wrong=False)
         slices = [
             make_slice(self._project, load, shard, self._day) for shard in self._project.shards_of(load)
         ]
