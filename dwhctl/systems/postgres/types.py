@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, TargetRefusedError
-from dwhctl.core.sql import quote_name, quote_path
+from dwhctl.core.sql import quote_name, quote_path, shown_name
 from dwhctl.systems.base.ddl import check_name
 from dwhctl.systems.base.system import SourceType
 from dwhctl.systems.postgres import NAME_OCTETS
@@ -109,7 +109,7 @@ def source_columns(described: Iterable[AnswerColumn]) -> list[Column]:
             raise QueryError(f"column {one.name} occurs twice in the extract; give one of them another name")
         if (found := column(one.name, one.declared, is_enum=one.is_enum)) is None:
             base = one.declared.partition("(")[0]
-            remedy = _REMEDIES.get(base, _AS_TEXT).format(column=one.name)
+            remedy = _REMEDIES.get(base, _AS_TEXT).format(column=shown_name(one.name))
             raise QueryError(
                 f"column {one.name}: PostgreSQL's type {one.declared} would not arrive as it is; CAST it in the"
                 f" extract: {remedy}"
