@@ -154,6 +154,8 @@ def column(name: str, declared: str, *, nullable: bool = True, is_enum: bool = F
         length = 1 if base == "character" and first is None else first
         if length is not None:
             limits = {"characters": length, "octets": None, "places": length}
+        elif base == "name":
+            limits = {"octets": NAME_OCTETS}
         limits |= {"padded": base == "character", "no_nul": True, "rewrites": _REWRITES.get(base, "")}
     elif row.kind in _RANGES:
         least, most = _RANGES[row.kind]

@@ -90,6 +90,14 @@ def test_a_text_does_not_go_into_a_type_that_writes_it_in_another_way() -> None:
         assert compare([own], [text("v")], fill_missing=False) == []
 
 
+def test_a_name_of_postgresql_has_sixty_three_octets() -> None:
+    column = postgres.column("v", "name")
+    assert column is not None
+    assert conformed(["x" * 63], pa.string(), column).to_pylist() == ["x" * 63]
+    with pytest.raises(ValueRefusedError, match="more than the 63 octets of name"):
+        conformed(["x" * 64], pa.string(), column)
+
+
 def test_a_double_does_not_go_into_a_float() -> None:
     double, single = (Column("v", Kind.FLOAT, type_, str(type_)) for type_ in (pa.float64(), pa.float32()))
     compare([single], [double, *SERVICE], fill_missing=False)
