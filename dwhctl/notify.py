@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from dwhctl.alerts.delivery import Delivery, send_due
 from dwhctl.alerts.digest import AlertFailure, Item, Outcome, RunKind, Stop
-from dwhctl.alerts.message import counted
 from dwhctl.alerts.notifier import notify, notify_directly, write
 from dwhctl.alerts.ping import TIMEOUT, Ping, Pinger
 from dwhctl.alerts.state import HeldInARow
 from dwhctl.core import errors
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import caught_signals
+from dwhctl.core.words import counted
 from dwhctl.project.names import in_project, is_proposed
 from dwhctl.runtime import events
 from dwhctl.runtime.failures import FailureGroup, blamed, group_failures, root_cause

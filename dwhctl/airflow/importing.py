@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from dwhctl.airflow.writing import (
 )
 from dwhctl.core.errors import ConfigError, UsageError
 from dwhctl.core.files import read_bytes, write_whole
-from dwhctl.core.words import looks_secret, may_show, quoted, shown_text
+from dwhctl.core.words import first_of, looks_secret, may_show, quoted, shown_text
 from dwhctl.project.checks import free_name, slug
 from dwhctl.project.fields import map_leaves, name_problem
 from dwhctl.project.files import read_toml
@@ -43,7 +43,6 @@ class ImportOutcome:
     note: str = ""
 
     def row(self) -> tuple[object, ...]:
-        """Return a row of the listing."""
         return (self.kind, shown_text(self.airflow_name), shown_text(self.name), self.result, self.note)
 
 
@@ -54,7 +53,7 @@ class Import:
     root: Path
     written: Written
     kept: Kept
-    outcomes: list[ImportOutcome] = field(default_factory=list)
+    outcomes: list[ImportOutcome]
 
     def write(self) -> None:
         """Write the secrets, then the configuration that refers to them. Raise UsageError."""
@@ -107,9 +106,8 @@ def _without_examples(export: Export) -> list[ImportOutcome]:
         del export.connections[name]
     if not names:
         return []
-    shown = ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
     note = "examples that Airflow creates, unchanged; to import one of them, rename it in the file"
-    return [ImportOutcome("connection", shown, "", LEFT_OUT, note)]
+    return [ImportOutcome("connection", first_of(names, 2), "", LEFT_OUT, note)]
 
 
 def _pieces(export: Export, root: Path) -> Iterator[Piece]:

@@ -51,12 +51,10 @@ class Piece:
         return f"{self.kind}s"
 
     def note(self, what: str) -> None:
-        """Add a note for the user."""
         self.notes.append(what)
 
 
 def hidden_in(value: object) -> list[Hidden]:
-    """Return every secret in a tree of values."""
     return [leaf for leaf in leaves(value) if isinstance(leaf, Hidden)]
 
 

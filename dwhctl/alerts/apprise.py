@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.alerts.message import Message, Page, Receipt
 from dwhctl.alerts.telegram import chat_message
-from dwhctl.alerts.transport import Exchange, ExchangeFailure, Timeouts
+from dwhctl.alerts.transport import Exchange, ExchangeFailure, Timeouts, asks_for_pause
 from dwhctl.alerts.webhook import hide_address
 from dwhctl.core.errors import (
     AlertError,
@@ -24,11 +24,11 @@ from dwhctl.core.errors import (
     ConfigError,
 )
 from dwhctl.core.links import mask_logs
+from dwhctl.project.model import AppriseAlert, Project
 
 if TYPE_CHECKING:
     from apprise import Apprise
 
-    from dwhctl.project.model import AppriseAlert, Project
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://\S+", re.IGNORECASE | re.ASCII)
 _FURTHER = re.compile(r",[a-z][a-z0-9+.-]*://", re.IGNORECASE | re.ASCII)
@@ -73,7 +73,6 @@ class AppriseChannel:
 
     @staticmethod
     def message(page: Page, alert: AppriseAlert) -> Message:  # noqa: ARG004
-        """Render the page as a chat's."""
         return chat_message(page)
 
     def send(self, message: Message) -> Receipt:
@@ -99,9 +98,8 @@ class AppriseChannel:
         _LOGGER.propagate = False  # no handler of dwhctl or of a library shows what it says
         _LOGGER.setLevel(logging.DEBUG)
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # its plugins import what Python has deprecated
+            # Its plugins import what Python has deprecated.
+            warnings.simplefilter("ignore", DeprecationWarning)
             from apprise import Apprise, AppriseAsset, OverflowMode, PersistentStoreMode
 
             asset = AppriseAsset(
@@ -121,9 +119,8 @@ class AppriseChannel:
                 f"Apprise cannot read the URL ({self.scheme}://...);"
                 " correct it: https://github.com/caronc/apprise/wiki has the form of each service"
             )
-        added.overflow_mode = (
-            OverflowMode.SPLIT
-        )  # a longer text than the service takes becomes several messages
+        # A longer text than the service takes becomes several messages.
+        added.overflow_mode = OverflowMode.SPLIT
         # Apprise's own defaults are 4 s each, and a URL may have other ones (cto, rto).
         added.socket_connect_timeout = min(added.socket_connect_timeout, self.timeouts.connect)
         added.socket_read_timeout = min(added.socket_read_timeout, self.timeouts.read)
@@ -136,7 +133,7 @@ class AppriseChannel:
                 return AlertInDoubtError(f"{self.scheme}://: no answer in time; the message may have arrived")
             return AlertInDoubtError(f"{self.scheme}://: Apprise failed with {type(failure.error).__name__}")
         if log.status == 429:
-            return AlertNotSentError(f"{self.scheme}:// asks for a pause: too many messages")
+            return asks_for_pause(f"{self.scheme}://", None)
         if log.status is not None and log.status >= 500:
             return AlertInDoubtError(f"{self.scheme}:// answered {log.status}; it may have sent")
         if log.status is not None:

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from dwhctl.alerts.apprise import AppriseChannel
+from dwhctl.alerts.digest import Digest
 from dwhctl.alerts.message import Message, Page, Receipt, page_of
 from dwhctl.alerts.outbox import DeliveryState, Result
 from dwhctl.alerts.smtp import MailChannel
 from dwhctl.alerts.telegram import TelegramChannel
+from dwhctl.alerts.transport import Timeouts
 from dwhctl.alerts.webhook import WebhookChannel
 from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
 from dwhctl.core.secrets import mask
-
-if TYPE_CHECKING:
-    from dwhctl.alerts.digest import Digest
-    from dwhctl.alerts.transport import Timeouts
-    from dwhctl.project.model import Alert, Project
+from dwhctl.project.model import Alert, Project
 
 #: How long no message goes to a channel that refused one: a repair takes as long, and a server may count attempts.
 REFUSED_PAUSE = timedelta(hours=1)

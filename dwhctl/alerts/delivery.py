@@ -7,18 +7,15 @@ import uuid
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
+from dwhctl.alerts.digest import Digest
 from dwhctl.alerts.outbox import DeliveryState, Outbox, Queued, Result, from_json
 from dwhctl.core.errors import Interrupted
 from dwhctl.core.faults import reach
 from dwhctl.core.words import shown_time
+from dwhctl.project.model import Project
 from dwhctl.project.names import is_proposed
-
-if TYPE_CHECKING:
-    from dwhctl.alerts.digest import Digest
-    from dwhctl.project.model import Project
-    from dwhctl.sessions import SessionStore
+from dwhctl.sessions import SessionStore
 
 #: How many messages one run sends to a channel, and the time for all of them.
 SENT_AT_ONCE = 20
@@ -45,7 +42,6 @@ class Delivery:
 
     @classmethod
     def of(cls, channel: str, subject: str, result: Result) -> Delivery:
-        """Return the delivery of an attempt to send."""
         again = result.state is DeliveryState.REFUSED and result.retry_after is not None
         return cls(channel, subject, result.state, result.answer, again)
 
@@ -55,7 +51,6 @@ class Delivery:
         return cls(channel, subject, DeliveryState.REFUSED, answer, again=True, tried=False)
 
     def words(self) -> str:
-        """Return it as a line."""
         state = {
             DeliveryState.QUEUED: "not sent, the next run tries again",
             DeliveryState.UNKNOWN: "in doubt",

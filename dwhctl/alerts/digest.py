@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from dwhctl.project.loads import Load, Shard
-    from dwhctl.project.model import Project
-
+from dwhctl.project.loads import Load, Shard
+from dwhctl.project.model import Project
 
 #: What a digest is about; `stopped` is a run that could not do its work: a broken configuration, a held lock, a death.
 Subject = Literal["failed", "recovered", "succeeded", "done", "missed", "stopped", "test"]
@@ -171,12 +169,10 @@ class Outcome:
 
     @property
     def days(self) -> tuple[date, ...]:
-        """The days of the items, in order."""
         return tuple(sorted({item.day for item in self.items if item.day is not None}))
 
     @property
     def failed(self) -> list[tuple[Item, AlertFailure]]:
-        """The items that failed, and why."""
         return [(item, item.failure) for item in self.items if item.status == "failed" and item.failure]
 
 

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from html import unescape
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from dwhctl.alerts.message import Message
@@ -80,7 +79,8 @@ def slack(message: Message) -> Payload:
     blocks: list[Payload] = []
     room = 0
     for piece in pieces(message.html):
-        for text in _parts(piece.text, SLACK_BLOCK):
+        for start in range(0, len(piece.text), SLACK_BLOCK):
+            text = piece.text[start : start + SLACK_BLOCK]
             if len(text) > room:
                 blocks.append({"type": "rich_text", "elements": []})
                 room = SLACK_BLOCK
@@ -99,11 +99,6 @@ def _add_to_slack(elements: list[Payload], piece: StyledText) -> None:
     if styles and kind == "rich_text_section":
         element["style"] = dict.fromkeys(sorted(styles), True)
     elements[-1]["elements"].append(element)
-
-
-def _parts(text: str, most: int) -> Iterator[str]:
-    for start, end in pairwise([*range(0, len(text), most), len(text)]):
-        yield text[start:end]
 
 
 #: Teams takes 28 KB, and counts two octets for a character where the service before it has decoded the message:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader, nodes
 from jinja2.meta import find_referenced_templates
@@ -21,14 +21,12 @@ from markupsafe import Markup
 
 from dwhctl.alerts.digest import Digest, Reason, Recovery, RunKind, StillFailing
 from dwhctl.core.secrets import mask
-from dwhctl.core.words import ACTING, one_line
+from dwhctl.core.words import ACTING, counted, one_line
 from dwhctl.project.context import Names, context
+from dwhctl.project.model import Alert, Project
 from dwhctl.project.problems import source_text
 from dwhctl.project.sandbox import TemplateSandbox
 from dwhctl.project.templates import new_environment, render_in
-
-if TYPE_CHECKING:
-    from dwhctl.project.model import Alert, Project
 
 TEMPLATES = Path(__file__).parent / "templates"
 _NAME, _SUBJECT = 64, 150
@@ -105,13 +103,7 @@ def in_json(value: Any) -> Any:
 
 
 def first_line(text: str) -> str:
-    """Return the first line that is not empty."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
-
-
-def counted(number: int, thing: str) -> str:
-    """Return `1 shard`, `2,000 shards`."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def clipped(text: str, length: int) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 from dwhctl.alerts.delivery import Delivery, send_due
 from dwhctl.alerts.digest import Digest, Outcome, RunKind
@@ -22,12 +21,10 @@ from dwhctl.alerts.state import AlertState, FailureKey, LocalState, Notified
 from dwhctl.core.errors import SessionsError
 from dwhctl.core.secrets import Secret, mask
 from dwhctl.project.model import Alert, Project, TelegramAlert
+from dwhctl.sessions import SessionStore
+from dwhctl.sessions.store import Execute
 from dwhctl.sessions.task_states import failing_tasks, read_newest, read_unsuccessful
 from dwhctl.sessions.values import FIRST, is_good
-
-if TYPE_CHECKING:
-    from dwhctl.sessions import SessionStore
-    from dwhctl.sessions.store import Execute
 
 _LONGEST_RUN = timedelta(days=7)
 #: In the table, of a failure without a day: a key has no NULL.

@@ -14,20 +14,17 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from pydantic import TypeAdapter
 
 from dwhctl.alerts.digest import Digest, Recovery, merged
+from dwhctl.alerts.rules import Decision
+from dwhctl.alerts.state import AlertState, FailureKey
+from dwhctl.project.model import Alert
+from dwhctl.sessions import SessionStore
+from dwhctl.sessions.store import Execute
 from dwhctl.sessions.values import as_number
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
-
-    from dwhctl.alerts.rules import Decision
-    from dwhctl.alerts.state import AlertState, FailureKey
-    from dwhctl.project.model import Alert
-    from dwhctl.sessions import SessionStore
-    from dwhctl.sessions.store import Execute
-
 
 #: Longer than sending a message takes: a run that holds a row after that is dead, or hangs.
 LEASE = timedelta(minutes=10)
@@ -122,7 +119,6 @@ class Outbox:
         self._store = store
 
     def channels_due(self) -> list[str]:
-        """Return the channels with messages to be sent now."""
         rows = self._store.read(_READING, "alerts_due_channels", {"now": datetime.now(UTC)})
         return [channel for (channel,) in rows]
 
@@ -180,8 +176,6 @@ def from_json(text: str) -> Digest:
 
 @cache
 def _adapter() -> TypeAdapter[Digest]:
-    from pydantic import TypeAdapter
-
     return TypeAdapter(Digest)
 
 

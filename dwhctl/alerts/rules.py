@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from dwhctl.alerts.digest import (
     AlertFailure,
@@ -31,12 +31,9 @@ from dwhctl.alerts.state import (
 )
 from dwhctl.core.errors import Missed, is_error
 from dwhctl.project.loads import Load, Shard, is_expected
+from dwhctl.project.model import Alert, Occasion, Project
+from dwhctl.sessions.store import Execute
 from dwhctl.sessions.task_states import UnsuccessfulSlice, successful_slices, unsuccessful_slices
-
-if TYPE_CHECKING:
-    from dwhctl.project.model import Alert, Occasion, Project
-    from dwhctl.sessions.store import Execute
-
 
 #: What failed longer ago, and was not tried again, is not mentioned beside a recovery.
 _LOOK_BACK = timedelta(days=30)

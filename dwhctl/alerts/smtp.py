@@ -17,9 +17,10 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, getaddresses, make_msgid
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any
+from io import BufferedReader
+from typing import Any
 
-from dwhctl.alerts.message import Message, Page, Receipt, clipped, counted, shown
+from dwhctl.alerts.message import Message, Page, Receipt, clipped, shown
 from dwhctl.alerts.transport import Exchange, ExchangeFailure, Timeouts, check_authorities
 from dwhctl.core.errors import (
     AlertError,
@@ -30,13 +31,9 @@ from dwhctl.core.errors import (
 )
 from dwhctl.core.links import AnswerTooLongError, cause_of
 from dwhctl.core.secrets import remember
-from dwhctl.core.words import nothing_shown, quoted
+from dwhctl.core.words import counted, nothing_shown, quoted
+from dwhctl.project.model import EmailAlert, Project
 from dwhctl.project.templates import render_text
-
-if TYPE_CHECKING:
-    from io import BufferedReader
-
-    from dwhctl.project.model import EmailAlert, Project
 
 #: SMTP takes many round trips, and some servers make unknown senders wait.
 TIMEOUTS = Timeouts(total=60.0)
@@ -129,7 +126,6 @@ class MailChannel:
 
     @property
     def address(self) -> str:
-        """The recipients."""
         names = [recipient.addr_spec for recipient in self.to]
         return f"{names[0]} and {counted(len(names) - 1, 'other')}" if len(names) > 3 else ", ".join(names)
 

@@ -198,10 +198,13 @@ class LocalState:
         path = self._path("told", command)
         others = (row for row in _rows(path) if row[0] != channel)
         rows = (*others, *((channel, *item) for item in state.items()))
-        self._write(path, [_row(*row) for row in rows])
+        content = [
+            {"channel": name, **asdict(key), "at": notified.at, "newest": notified.newest}
+            for name, key, notified in rows
+        ]
+        self._write(path, content)
 
     def all(self) -> dict[Path, list[tuple[str, FailureKey, Notified]]]:
-        """Return all states by their files."""
         return {path: _rows(path) for path in sorted(self._folder.glob("told-*.json"))}
 
     def refusal(self, channel: str, earliest: datetime) -> str | None:
@@ -233,10 +236,6 @@ class LocalState:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def _row(channel: str, key: FailureKey, notified: Notified) -> dict[str, Any]:
-    return {"channel": channel, **asdict(key), "at": notified.at, "newest": notified.newest}
 
 
 def _rows(path: Path) -> list[tuple[str, FailureKey, Notified]]:

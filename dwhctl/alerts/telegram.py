@@ -8,25 +8,21 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from html import escape, unescape
 from typing import Any
 from urllib.parse import urlsplit
 
-from dwhctl.alerts.message import Message, Page, Receipt, clipped, counted, shown
-from dwhctl.alerts.transport import ExchangeFailure, HttpSender, Timeouts, is_http_url
-from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
-from dwhctl.core.links import cause_of
-from dwhctl.project.days import format_duration
+from dwhctl.alerts.message import Message, Page, Receipt, clipped, shown
+from dwhctl.alerts.transport import HttpSender, Timeouts, asks_for_pause, is_http_url, json_document
+from dwhctl.core.errors import AlertInDoubtError, AlertRefusedError, ConfigError
+from dwhctl.core.words import counted
 from dwhctl.project.model import Project, TelegramAlert, chat_problem
 from dwhctl.project.templates import render_text
 
 #: Ids of chats have up to 52 significant bits.
 _SANE = 2**53
-#: No pause is longer: a message is given up after some days, and a date may be wrong.
-_A_DAY = 86_400
 #: The answer repeats the message: 4,096 characters, in JSON up to six octets each, and its entities.
 _LONGEST_ANSWER = 256 * 1024
 _CANNOT_PARSE = "can't parse entities"
@@ -85,7 +81,7 @@ class TelegramChannel:
         if not is_http_url(alert.api_base):
             raise ConfigError(f"{table}.api_base: is no URL; write it as https://api.telegram.org")
         place = f"{table}.chat_id"
-        _sender(alert, Timeouts()).check()
+        HttpSender.of(alert, Timeouts()).check()
         chat_id = render_text(project, alert.chat_id, place).strip()
         if not chat_id:
             raise ConfigError(f"{place}: renders to nothing; it is the chat's number, or @name of a channel")
@@ -95,7 +91,6 @@ class TelegramChannel:
 
     @property
     def address(self) -> str:
-        """The chat."""
         topic = self.alert.message_thread_id
         return f"chat {self.chat_id}{f', topic {topic}' if topic is not None else ''}"
 
@@ -137,31 +132,23 @@ class TelegramChannel:
 
     def _post(self, fields: dict[str, Any]) -> _Answer:
         """Make one request. Raise AlertNotSentError or AlertInDoubtError when no answer comes."""
-        url = f"{self.alert.api_base.rstrip('/')}/bot{self.alert.token.reveal()}/sendMessage"
-        headers = {"Content-Type": "application/json"}
-        answer = _sender(self.alert, self.timeouts).post(
-            url, json.dumps(fields).encode(), headers, _LONGEST_ANSWER
+        answer = HttpSender.of(self.alert, self.timeouts).deliver(
+            f"{self.alert.api_base.rstrip('/')}/bot{self.alert.token.reveal()}/sendMessage",
+            json.dumps(fields).encode(),
+            {"Content-Type": "application/json"},
+            _LONGEST_ANSWER,
+            server=urlsplit(self.alert.api_base).hostname or "the api_base",
+            key="api_base",
         )
-        if not isinstance(answer, ExchangeFailure):
-            return _Answer(answer.status, _content(answer.body))
-        where = urlsplit(self.alert.api_base).hostname or "the api_base"
-        if answer.in_doubt:
-            raise AlertInDoubtError(
-                f"{where}: {cause_of(answer.error)}; the message was on its way and may have arrived"
-            )
-        through = " through the proxy" if self.alert.proxy else ""
-        raise AlertNotSentError(
-            f"{where} cannot be reached{through}: {cause_of(answer.error)}; check network, api_base and proxy"
-        )
+        content = json_document(answer.body)
+        return _Answer(answer.status, content if isinstance(content, dict) else {})
 
     def _pause(self, answer: _Answer, spent: float) -> int:
         """Return for how many seconds Telegram asks to wait. Raise AlertNotSentError when that is too long."""
         seconds = answer.parameter("retry_after")
         if seconds is not None and spent + max(seconds, 1) <= self.timeouts.longest_wait:
             return seconds
-        later = timedelta(seconds=min(seconds, _A_DAY)) if seconds is not None else None
-        how_long = f" for {format_duration(later)}" if later else ""
-        raise AlertNotSentError(f"Telegram asks for a pause{how_long}: too many messages", later)
+        raise asks_for_pause("Telegram", seconds)
 
     def _refusal(self, answer: _Answer) -> AlertRefusedError | AlertInDoubtError:
         description = answer.description
@@ -176,19 +163,6 @@ class TelegramChannel:
         words = "unauthorized" if answer.status in {401, 404} else description.lower()
         remedy = next((remedy for part, remedy in _REMEDIES if part in words), "correct the channel's keys")
         return AlertRefusedError(f"Telegram refuses: {description or answer.status}; {remedy}")
-
-
-def _sender(alert: TelegramAlert, timeouts: Timeouts) -> HttpSender:
-    place = f"config/dwhctl.toml: alerts.{alert.name}"
-    return HttpSender(place, alert.proxy, alert.tls_cafile, timeouts)
-
-
-def _content(body: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 #: In UTF-16 units after the entities are parsed; Telegram refuses more than 4,096.
@@ -206,7 +180,7 @@ def chat_message(page: Page) -> Message:
     """Return the page as a message of a chat, with as many reasons as it has room for."""
     html = ""
     for most in _REASONS:
-        html = tidied(page(most))
+        html = without_empty_lines(page(most))
         if length(html) <= LIMIT:
             break
     html = cut(html)
@@ -215,7 +189,6 @@ def chat_message(page: Page) -> Message:
 
 
 def plain(html: str) -> str:
-    """Return the text that Telegram shows."""
     return ENTITY.sub(lambda entity: unescape(entity[0]), TAG.sub("", html))
 
 
@@ -228,7 +201,7 @@ def _units(text: str) -> int:
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
-def tidied(html: str) -> str:
+def without_empty_lines(html: str) -> str:
     """Return the HTML without the empty lines that conditions of a template leave."""
     lines = "\n".join(line.rstrip() for line in html.split("\n"))
     return _EMPTY_LINES.sub("\n\n", lines).strip()
@@ -238,26 +211,32 @@ def cut(html: str, limit: int = LIMIT) -> str:
     """Return the HTML, or as many of its lines as fit, its tags closed and the number of lines left out at its end."""
     if length(html) <= limit:
         return html
-    lines = html.split("\n")
-    room, kept, tags = limit - _TAIL, 0, list[str]()
-    for line in lines:
+    lines, room = html.split("\n"), limit - _TAIL
+    kept, tags = _fitting(lines, room)
+    if kept:
+        head = "\n".join(lines[:kept]).rstrip() + "".join(f"</{name}>" for name in reversed(tags))
+    else:  # the first line alone is too long: its beginning, without tags
+        kept, head = 1, f"{escape(_shortened(plain(lines[0]), room - 1))}…"
+    left = len(lines) - kept
+    return head + (f"\n... and {counted(left, 'more line')}" if left else "")
+
+
+def _fitting(lines: Sequence[str], room: int) -> tuple[int, list[str]]:
+    """Return how many of the first lines fit, and the tags that are open behind them."""
+    tags: list[str] = []
+    for kept, line in enumerate(lines):
         room -= length(line) + 1
         if room < 0:
-            break
-        kept += 1
+            return kept, tags
         for tag in TAG.finditer(line):
             if not tag[1]:
                 tags.append(tag[2].lower())
             elif tags:
                 tags.pop()
-    if kept == 0:  # the first line alone is too long: its beginning, without tags
-        kept, closing = 1, "…"
-        text, room = plain(lines[0]), limit - _TAIL - 1
-        while _units(text) > room:  # a character takes at most two units
-            text = text[: len(text) - max(1, (_units(text) - room) // 2)]
-        head = escape(text)
-    else:
-        closing = "".join(f"</{name}>" for name in reversed(tags))
-        head = "\n".join(lines[:kept]).rstrip()
-    left = len(lines) - kept
-    return f"{head}{closing}" + (f"\n... and {counted(left, 'more line')}" if left else "")
+    return len(lines), tags
+
+
+def _shortened(text: str, most: int) -> str:
+    while _units(text) > most:  # a character takes at most two units
+        text = text[: len(text) - max(1, (_units(text) - most) // 2)]
+    return text

@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from dwhctl.core.errors import ConfigError
+from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, ConfigError
 from dwhctl.core.files import read_bytes
-from dwhctl.core.links import Links, mask_logs
+from dwhctl.core.links import Links, cause_of, mask_logs
 from dwhctl.core.secrets import Secret, remember
 from dwhctl.core.waiting import within
+from dwhctl.project.days import format_duration
+from dwhctl.project.model import TelegramAlert, WebhookAlert
 
 Answer = TypeVar("Answer")
+#: No pause is longer: a message is given up after some days, and a date may be wrong.
+_A_DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,10 @@ class HttpSender:
     tls_cafile: Path | None
     timeouts: Timeouts
 
+    @classmethod
+    def of(cls, alert: TelegramAlert | WebhookAlert, timeouts: Timeouts) -> HttpSender:
+        return cls(f"config/dwhctl.toml: alerts.{alert.name}", alert.proxy, alert.tls_cafile, timeouts)
+
     def check(self) -> None:
         """Raise ConfigError for a proxy or a file of authorities that cannot be used; hide the proxy's login."""
         if self.tls_cafile is not None:
@@ -145,10 +155,8 @@ class HttpSender:
         self, url: str, body: bytes, headers: Mapping[str, str], most: int = 0
     ) -> HttpResponse | ExchangeFailure:
         """Send the body and read at most `most` bytes of the answer, within `timeouts.total` seconds."""
-        from dwhctl.core.http import (
-            EndableSession,
-            retry_after,
-        )  # the time that the import takes does not count
+        # The time that the import takes does not count.
+        from dwhctl.core.http import EndableSession, retry_after
 
         mask_logs()
         exchange = Exchange()
@@ -175,3 +183,36 @@ class HttpSender:
                 return HttpResponse(response.status_code, body_read, pause)
 
         return exchange.run(self.timeouts.total, work)
+
+    def deliver(
+        self, url: str, body: bytes, headers: Mapping[str, str], most: int, *, server: str, key: str
+    ) -> HttpResponse:
+        """Send a message as `post` does. Raise AlertNotSentError or AlertInDoubtError when no answer comes.
+
+        `server` is what the errors call it, `key` the key of the configuration that has its address.
+        """
+        answer = self.post(url, body, headers, most)
+        if not isinstance(answer, ExchangeFailure):
+            return answer
+        cause = cause_of(answer.error)
+        if answer.in_doubt:
+            raise AlertInDoubtError(f"{server}: {cause}; the message was on its way and may have arrived")
+        through = " through the proxy" if self.proxy else ""
+        raise AlertNotSentError(
+            f"{server} cannot be reached{through}: {cause}; check network, {key} and proxy"
+        )
+
+
+def asks_for_pause(server: str, seconds: float | None) -> AlertNotSentError:
+    """Return the error of a message that a server takes later, after so many seconds if it says so."""
+    later = timedelta(seconds=min(seconds, _A_DAY)) if seconds is not None else None
+    how_long = f" for {format_duration(later)}" if later else ""
+    return AlertNotSentError(f"{server} asks for a pause{how_long}: too many messages", later)
+
+
+def json_document(text: str | bytes) -> Any:
+    """Return the document of an answer; None for what is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

@@ -9,30 +9,26 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from dwhctl.alerts import markup
 from dwhctl.alerts.message import Message, Page, Receipt, clipped, is_json, shown
 from dwhctl.alerts.telegram import chat_message
-from dwhctl.alerts.transport import ExchangeFailure, HttpResponse, HttpSender, Timeouts, is_http_url
-from dwhctl.core.errors import (
-    AlertError,
-    AlertInDoubtError,
-    AlertNotSentError,
-    AlertRefusedError,
-    ConfigError,
+from dwhctl.alerts.transport import (
+    HttpResponse,
+    HttpSender,
+    Timeouts,
+    asks_for_pause,
+    is_http_url,
+    json_document,
 )
-from dwhctl.core.links import cause_of
+from dwhctl.core.errors import AlertError, AlertInDoubtError, AlertRefusedError, ConfigError
 from dwhctl.core.secrets import Secret, remember
 from dwhctl.project.connections import is_local
-from dwhctl.project.days import format_duration
 from dwhctl.project.model import Project, WebhookAlert
 
 _LONGEST_ANSWER = 64 * 1024
-#: No pause is longer: a message is given up after some days, and a date may be wrong.
-_A_DAY = 86_400
 #: A shorter part of a path, as `services`, is a word. Keys are longer: 24 characters of Slack, 26 of Mattermost.
 _KEY = 16
 #: How many reasons a document has.
@@ -107,7 +103,7 @@ class WebhookChannel:
                 f'{place}.url: is http://, and the address is a secret; write "https://...", or allow_http = true'
             )
         _headers(alert)
-        _sender(alert, Timeouts()).check()
+        HttpSender.of(alert, Timeouts()).check()
         return cls(alert, host)
 
     @property
@@ -142,7 +138,7 @@ class WebhookChannel:
         started, waited = time.monotonic(), 0.0
         while True:
             answer = self._post(body)
-            pause = _asked_pause(answer)
+            pause = answer.retry_after if answer.status in (429, 503) else None
             spent = max(waited, time.monotonic() - started)
             if pause is None or spent + max(pause, 1) > self.timeouts.longest_wait:
                 return self._read(answer)
@@ -153,41 +149,24 @@ class WebhookChannel:
         """Make one request. Raise AlertNotSentError or AlertInDoubtError when no answer comes."""
         headers = {"Content-Type": "application/json; charset=utf-8", **_headers(self.alert)}
         url = self.alert.url.reveal().strip()
-        answer = _sender(self.alert, self.timeouts).post(url, body, headers, _LONGEST_ANSWER)
-        if not isinstance(answer, ExchangeFailure):
-            return answer
-        if answer.in_doubt:
-            raise AlertInDoubtError(
-                f"{self.host}: {cause_of(answer.error)}; the message was on its way and may have arrived"
-            )
-        through = " through the proxy" if self.alert.proxy else ""
-        raise AlertNotSentError(
-            f"{self.host} cannot be reached{through}: {cause_of(answer.error)}; check network, url and proxy"
-        )
+        sender = HttpSender.of(self.alert, self.timeouts)
+        return sender.deliver(url, body, headers, _LONGEST_ANSWER, server=self.host, key="url")
 
     def _read(self, answer: HttpResponse) -> Receipt:
         """Return the receipt of a message that was taken. Raise what became of any other."""
         status, text = answer.status, answer.body.decode("utf-8", "replace").strip()
-        if 200 <= status < 300:
-            problem = _ANSWERS[self.alert.service](text)
-            if problem is None:
-                # Teams answers before the workflow runs.
-                is_later = self.alert.service == "teams" and status == 202
-                return Receipt(
-                    f"{status}, the workflow posts it" if is_later else f"{status} {_said(text)}".strip()
-                )
-            return self._refuse(problem or _said(text), status)
-        return self._refuse(_said(text), status, answer.retry_after)
-
-    def _refuse(self, reason: str, status: int, retry_after: float | None = None) -> Receipt:
-        raise self._refusal(reason, status, retry_after)
+        if not 200 <= status < 300:
+            raise self._refusal(_said(text), status, answer.retry_after)
+        if (problem := _ANSWERS[self.alert.service](text)) is not None:
+            raise self._refusal(problem, status, None)
+        # Teams answers before the workflow runs.
+        is_later = self.alert.service == "teams" and status == 202
+        return Receipt(f"{status}, the workflow posts it" if is_later else f"{status} {_said(text)}".strip())
 
     def _refusal(self, reason: str, status: int, retry_after: float | None) -> AlertError:
         words = f": {reason}" if reason else ""
         if status == 429 or (status == 503 and retry_after is not None) or "http error 429" in reason.lower():
-            later = timedelta(seconds=min(retry_after, _A_DAY)) if retry_after is not None else None
-            how_long = f" for {format_duration(later)}" if later else ""
-            return AlertNotSentError(f"{self.host} asks for a pause{how_long}: too many messages", later)
+            return asks_for_pause(self.host, retry_after)
         if status >= 500:
             return AlertInDoubtError(f"{self.host} answered {status}{words}; it may have sent")
         if 300 <= status < 400:
@@ -233,25 +212,9 @@ def _headers(alert: WebhookAlert) -> dict[str, str]:
     return headers
 
 
-def _sender(alert: WebhookAlert, timeouts: Timeouts) -> HttpSender:
-    place = f"config/dwhctl.toml: alerts.{alert.name}"
-    return HttpSender(place, alert.proxy, alert.tls_cafile, timeouts)
-
-
-def _asked_pause(answer: HttpResponse) -> float | None:
-    return answer.retry_after if answer.status in (429, 503) else None
-
-
-def _document(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _said(text: str) -> str:
     """Return what an answer says, as a line without secrets: its text, or the message in its JSON."""
-    document = _document(text)
+    document = json_document(text)
     if isinstance(document, dict):
         error = document.get("error")
         inner = error if isinstance(error, dict) else document
@@ -263,7 +226,7 @@ def _said(text: str) -> str:
 
 def _answer_of_chat(text: str) -> str | None:
     """Return None when Slack or Mattermost took the message, else why not."""
-    document = _document(text)
+    document = json_document(text)
     if text == "ok" or (isinstance(document, dict) and document.get("ok") is True):
         return None
     return _said(text) or "the answer is not as the service's; correct url or proxy"
@@ -271,14 +234,14 @@ def _answer_of_chat(text: str) -> str | None:
 
 def _answer_of_teams(text: str) -> str | None:
     """Return None when Teams took the message. The connectors of before answer "1", and failures with 200 too."""
-    if not text or text == "1" or isinstance(_document(text), dict):
+    if not text or text == "1" or isinstance(json_document(text), dict):
         return _answer_of_program(text)
     return _said(text) or "the answer is not as the service's; correct url or proxy"
 
 
 def _answer_of_program(text: str) -> str | None:
     """Return None unless the document of the answer says that it failed."""
-    document = _document(text)
+    document = json_document(text)
     if not isinstance(document, dict):
         return None
     failed = document.get("ok") is False or document.get("success") is False or bool(document.get("error"))

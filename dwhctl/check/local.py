@@ -12,23 +12,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dwhctl.airflow.writing import EXPORTS
 from dwhctl.core.files import closed_to, user_name
 from dwhctl.core.words import did_you_mean, shown_path, shown_text
 from dwhctl.project.connections import EmbeddedConnection, NetworkConnection
 from dwhctl.project.find import MAIN_FILE
+from dwhctl.project.model import Project
 from dwhctl.project.names import declared_at
 from dwhctl.project.problems import MAIN, Place
 from dwhctl.project.read import is_in_file
 from dwhctl.runtime.locks import CRON_LOG, StateDir
 from dwhctl.systems.base.system import system_of
 from dwhctl.systems.sqlite.system import SqliteConnection
-
-if TYPE_CHECKING:
-    from dwhctl.project.model import Project
-
 
 _SQLITE = b"SQLite format 3\0"
 #: For the databases of a folder; no server is asked here.

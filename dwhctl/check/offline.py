@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dwhctl.alerts.channels import open_channel, render
 from dwhctl.alerts.digest import sample_digests
@@ -15,24 +14,19 @@ from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import SHORTEST
 from dwhctl.core.sql import find_binds, same_but_comments, split_statements
 from dwhctl.load.staging import MAX_SLICES
-from dwhctl.project.days import format_duration, make_slice, resolve_day
+from dwhctl.project.days import Slice, format_duration, make_slice, resolve_day
 from dwhctl.project.fields import leaves
 from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Alert, Project
 from dwhctl.project.names import declared_at, report_sql
 from dwhctl.project.parts import by_ranges, check_split, time_parts
-from dwhctl.project.problems import MAIN, line_of
+from dwhctl.project.problems import MAIN, Place, line_of
 from dwhctl.project.query import Query
 from dwhctl.project.templates import render_extract, render_file, render_ready, render_text
 from dwhctl.runtime.new_tables import TableColumnsFinder
 from dwhctl.runtime.slots import slots_of
 from dwhctl.systems.base.system import TargetOptions, system_of
 from dwhctl.systems.base.target import Statement, TableColumns, Target
-
-if TYPE_CHECKING:
-    from dwhctl.core.columns import Column
-    from dwhctl.project.days import Slice
-    from dwhctl.project.problems import Place
 
 
 @contextmanager
@@ -87,11 +81,10 @@ def _check_load(project: Project, load: Load, day: date, found: list[str]) -> No
     for shard in project.shards_of(load):
         with _collect(found):
             query = render_extract(project, load, shard, make_slice(project, load, shard, day))
-            if query.request is not None:
-                _check_requests_differ(project, load, shard, day, query)
-            elif problem := system_of(project.connections[shard.connection]).extract_problem(query.sql):
+            system, is_request = system_of(project.connections[shard.connection]), query.request is not None
+            if not is_request and (problem := system.extract_problem(query.sql)):
                 found.append(f"{place}: {problem}")
-            elif load.slice_by is not None and not query.binds:
+            elif load.slice_by is not None and (is_request or not query.binds):
                 _check_days_differ(project, load, shard, day, query, place)
             check_split(project, load, shard, make_slice(project, load, shard, day))
         if load.ready is not None:
@@ -107,24 +100,16 @@ def _check_ready(project: Project, load: Load, shard: Shard, day: date, found: l
             raise line_of(load.ready, project.root, None).error(problem)
 
 
-def _check_requests_differ(project: Project, load: Load, shard: Shard, day: date, query: Query) -> None:
-    before = make_slice(project, load, shard, day - timedelta(days=1))
-    if load.slice_by is not None and render_extract(project, load, shard, before).request == query.request:
-        raise (
-            declared_at(load)
-            .at("endpoint")
-            .error(
-                "returns the same records for every day, but a slice has only those of its day; give it params with"
-                " {{ data_interval_start }} and {{ data_interval_end }}, or drop slice_by"
-            )
-        )
-
-
 def _check_days_differ(
     project: Project, load: Load, shard: Shard, day: date, query: Query, place: Place
 ) -> None:
-    before = make_slice(project, load, shard, day - timedelta(days=1))
-    if same_but_comments(render_extract(project, load, shard, before).sql, query.sql):
+    before = render_extract(project, load, shard, make_slice(project, load, shard, day - timedelta(days=1)))
+    if query.request is not None and before.request == query.request:
+        raise place.error(
+            "returns the same records for every day, but a slice has only those of its day; give it params with"
+            " {{ data_interval_start }} and {{ data_interval_end }}, or drop slice_by"
+        )
+    if query.request is None and same_but_comments(before.sql, query.sql):
         raise place.error(
             "returns the same rows for every day, but a slice has only the rows of its day;"
             f" write WHERE {load.slice_by} >= :start AND {load.slice_by} < :end, or drop slice_by"
@@ -216,7 +201,7 @@ def load_parts(
             else _create(load, _created(project, load))
         ),
         "publish": lambda: _publish(project, load, shard, day, online=online),
-        "direct": lambda: _direct(project, load, shard, day, online=online),
+        "direct": lambda: _publish(project, load, shard, day, online=online, direct=True),
     }
     if load.ready is None:
         del parts["ready"]
@@ -312,37 +297,29 @@ def _target(project: Project, work: Load | Report) -> Target:
     )
 
 
-def _publish(project: Project, load: Load, shard: Shard, day: date, *, online: bool) -> RenderedPart:
-    target = _target(project, load)
-    slice = make_slice(project, load, shard, day)
-    columns, unknown = _columns(project, load, target, slice, online=online)
-    notes = [
-        f"a group of up to {MAX_SLICES} slices is one transaction: the lists then have all shards and tokens",
-        "<...>: each attempt has its own",
-        *unknown,
-    ]
-    if load.can_be_direct and target.writes_directly:
-        notes.insert(0, "not of a slice that is the only one of its load in the run: see --part direct")
-    about = f"publish of load {load.name}, shard {shard.name}, day {day}: one transaction on {load.target}"
-    return RenderedPart(
-        "publish", about, target.publish_statements(slice, columns), notes, has_placeholders=True
-    )
-
-
-def _direct(project: Project, load: Load, shard: Shard, day: date, *, online: bool) -> RenderedPart:
-    target = _target(project, load)
-    slice = make_slice(project, load, shard, day)
+def _publish(
+    project: Project, load: Load, shard: Shard, day: date, *, online: bool, direct: bool = False
+) -> RenderedPart:
+    target, slice = _target(project, load), make_slice(project, load, shard, day)
     columns, notes = _columns(project, load, target, slice, online=online)
-    about = (
-        f"direct, of load {load.name}, shard {shard.name}, day {day}: one transaction on {load.target}, in place of"
-        " publish where the slice is the only one of its load in the run and its worker is on this machine"
-    )
-    notes.append(
-        "a view, and a table with rules or row-level security, gets the rows by way of a temporary table"
-    )
-    return RenderedPart(
-        "direct", about, target.direct_statements(slice, columns), notes, has_placeholders=True
-    )
+    transaction = f"load {load.name}, shard {shard.name}, day {day}: one transaction on {load.target}"
+    if direct:
+        name, statements = "direct", target.direct_statements(slice, columns)
+        about = (
+            f"direct, of {transaction}, in place of publish where the slice is the only one of its load in the run and"
+            " its worker is on this machine"
+        )
+        notes.append(
+            "a view, and a table with rules or row-level security, gets the rows by way of a temporary table"
+        )
+    else:
+        name, statements = "publish", target.publish_statements(slice, columns)
+        about = f"publish of {transaction}"
+        of_group = f"a group of up to {MAX_SLICES} slices is one transaction: the lists then have all shards and tokens"
+        notes = [of_group, "<...>: each attempt has its own", *notes]
+        if load.can_be_direct and target.writes_directly:
+            notes.insert(0, "not of a slice that is the only one of its load in the run: see --part direct")
+    return RenderedPart(name, about, statements, notes, has_placeholders=True)
 
 
 def _columns(
@@ -353,13 +330,10 @@ def _columns(
     if not online:
         return columns, _unknown(columns, f"{slice.start} and {slice.end}")
     with slots_of(project).held(load.target), target.inspection(load.table, load.slice_by) as inspection:
-        return _known(columns, inspection.columns()), []
-
-
-def _known(columns: TableColumns, found: Sequence[Column]) -> TableColumns:
+        found = inspection.columns()
     by_name = {column.name.lower(): column for column in found}
-    slice_by = by_name.get(str(columns.slice_by or "").lower(), columns.slice_by)
-    return replace(columns, names=[column.name for column in found], slice_by=slice_by)
+    slice_by = by_name.get(str(load.slice_by or "").lower(), load.slice_by)
+    return replace(columns, names=[column.name for column in found], slice_by=slice_by), []
 
 
 def _unknown(columns: TableColumns, bounds: str = "") -> list[str]:

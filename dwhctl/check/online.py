@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import SERVICE_FIELDS, Column
 from dwhctl.core.errors import (
@@ -24,13 +23,15 @@ from dwhctl.core.errors import (
     SessionsError,
     TargetRefusedError,
 )
-from dwhctl.core.words import shown_path
+from dwhctl.core.words import first_of, shown_path
 from dwhctl.load.cast import compare
 from dwhctl.load.column_fit import misfits
 from dwhctl.load.part_steps import split_column
 from dwhctl.load.ready import is_true
+from dwhctl.monitor.coverage import grouped
 from dwhctl.project.days import make_slice, resolve_day
 from dwhctl.project.loads import Load, Report, Shard
+from dwhctl.project.model import Project
 from dwhctl.project.names import RowSource, report_sql
 from dwhctl.project.templates import render_extract, render_ready
 from dwhctl.refresh.transaction import common_columns
@@ -45,9 +46,6 @@ from dwhctl.systems.base.system import SourceOptions, system_of
 from dwhctl.systems.base.target import StagingGroup, Target
 from dwhctl.verify.checks import measure_of
 from dwhctl.verify.findings import unknown_rows, what_to_do
-
-if TYPE_CHECKING:
-    from dwhctl.project.model import Project
 
 _TIMEOUT_SECONDS = 30.0
 _SHOWN_SHARDS = 5
@@ -103,7 +101,7 @@ class OnlineCheck:
         yield from self._different()
         for load in self._project.loads.values():
             for (column, declared), shards in self._added.get(load.name, {}).items():
-                new = f"column {column} ({declared}) is new in {_some(sorted(shards))}"
+                new = f"column {column} ({declared}) is new in {first_of(sorted(shards), _SHOWN_SHARDS)}"
                 what = f"{new}; the next load adds it to {load.table}"
                 yield CheckFinding(f"{load.name}: {load.target}", what, wrong=False, note=True)
 
@@ -135,10 +133,8 @@ class OnlineCheck:
             yield CheckFinding(self._project.sessions_connection, str(error))
 
     def _shards(self) -> dict[str, list[Shard]]:
-        shards: dict[str, list[Shard]] = {}
-        for shard in dict.fromkeys(chain.from_iterable(self._project.shard_groups.values())):
-            shards.setdefault(shard.connection, []).append(shard)
-        return shards
+        shards = dict.fromkeys(chain.from_iterable(self._project.shard_groups.values()))
+        return grouped(shards, lambda shard: shard.connection)
 
     # Targets
 
@@ -198,7 +194,7 @@ class OnlineCheck:
         names = [shard.name for shard in self._project.shards_of(load)]
         longest = max(map(len, names), default=0)
         if column.octets is not None and longest > column.octets:
-            long = _some([name for name in names if len(name) > column.octets])
+            long = first_of([name for name in names if len(name) > column.octets], _SHOWN_SHARDS)
             what = f"{load.table}.{column.name} is {column.declared}, too short for the names of the shards {long}"
             yield CheckFinding(f"{load.name}: {load.target}", f"{what}: make it VARCHAR({longest})")
 
@@ -304,7 +300,8 @@ class OnlineCheck:
             for column, declared in columns.items():
                 if len(declared) > 1:
                     types = " and ".join(
-                        f"{type_} in {_some(sorted(of))}" for type_, of in sorted(declared.items())
+                        f"{type_} in {first_of(sorted(of), _SHOWN_SHARDS)}"
+                        for type_, of in sorted(declared.items())
                     )
                     what = f"column {column} is {types}: the table is made from one shard; CAST it in the extract"
                     yield CheckFinding(f"{name}: {self._project.loads[name].target}", what, wrong=False)
@@ -392,8 +389,3 @@ def _whom(shards: Sequence[str], of: int) -> str:
     if len(shards) == of > 1:
         return f"all {of:,} shards"
     return ", ".join(shards) if len(shards) <= _SHOWN_SHARDS else f"{len(shards):,} of {of:,} shards"
-
-
-def _some(shards: Sequence[str]) -> str:
-    more = len(shards) - _SHOWN_SHARDS
-    return ", ".join(shards[:_SHOWN_SHARDS]) + (f" and {more:,} more" if more > 0 else "")

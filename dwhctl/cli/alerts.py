@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.ending import exit_codes, page_afterwards
 from dwhctl.cli.common.listing import Listing
-from dwhctl.cli.common.objects import AlertPart, ErrorObject, ErrorPart, ResultObject, show_object
+from dwhctl.cli.common.objects import AlertPart, ErrorObject, ErrorPart, ResultObject, part_of, show_object
 from dwhctl.cli.common.options import (
     Settings,
-    common_options,
     complete,
     format_option,
-    pass_settings,
     result_option,
     scheduled_option,
+    with_settings,
 )
 from dwhctl.cli.common.output import say, tell
 from dwhctl.core.errors import DwhctlError, ExitCode, UsageError
@@ -87,8 +86,7 @@ class WatchObject(ResultObject):
 @click.command("watch")
 @result_option
 @scheduled_option
-@common_options
-@pass_settings
+@with_settings
 def watch_command(settings: Settings, scheduled: bool, form: str) -> ExitCode:
     """Check that every load and report keeps its `deadline` and its `max_age`; end with 1 if one does not.
 
@@ -99,7 +97,6 @@ def watch_command(settings: Settings, scheduled: bool, form: str) -> ExitCode:
     Example:
       dwhctl watch
     """
-    from dwhctl.cli.common.page import page_afterwards
     from dwhctl.cli.common.summary import show_alerts
     from dwhctl.monitor.watch import run_watch
 
@@ -111,7 +108,9 @@ def watch_command(settings: Settings, scheduled: bool, form: str) -> ExitCode:
     if form == "json":
         return show_object(_watch_object(report, project.zone, code))
     for sla in report.missed:
-        _say_missed(sla, project.zone)
+        for words in _messages(sla, project.zone):
+            say(f"{sla.name}: {words}")
+        say(f"  {sla.command}")
     if not report.slas:
         tell('no load and no report has a deadline or a max_age: add deadline = "07:00" to one')
     elif not report.missed and not settings.quiet:
@@ -124,12 +123,6 @@ def _messages(sla: Sla, zone: ZoneInfo) -> tuple[str, ...]:
     from dwhctl.monitor.watch import words_of_late, words_of_old
 
     return tuple(filter(None, (words_of_late(sla, zone), words_of_old(sla, zone))))
-
-
-def _say_missed(sla: Sla, zone: ZoneInfo) -> None:
-    for words in _messages(sla, zone):
-        say(f"{sla.name}: {words}")
-    say(f"  {sla.command}")
 
 
 def _watch_object(report: WatchReport, zone: ZoneInfo, code: ExitCode) -> WatchObject:
@@ -146,27 +139,35 @@ def _watch_object(report: WatchReport, zone: ZoneInfo, code: ExitCode) -> WatchO
 def _sla(sla: Sla, zone: ZoneInfo) -> SlaPart:
     from dwhctl.project.days import format_duration
 
-    return SlaPart(
-        sla.kind,
-        sla.name,
-        sla.state.value,
-        len(sla.missed),
-        len(sla.tasks),
-        sla.oldest,
-        sla.since,
-        f"{sla.deadline:%H:%M}" if sla.deadline is not None else None,
-        sla.next_deadline,
-        format_duration(sla.max_age) if sla.max_age is not None else None,
-        sla.last_success,
-        _messages(sla, zone),
-        sla.command,
+    return part_of(
+        SlaPart,
+        sla,
+        state=sla.state.value,
+        missing=len(sla.missed),
+        expected=len(sla.tasks),
+        deadline=f"{sla.deadline:%H:%M}" if sla.deadline is not None else None,
+        max_age=format_duration(sla.max_age) if sla.max_age is not None else None,
+        messages=_messages(sla, zone),
     )
 
 
-ALERT_TEST: Listing[tuple[object, ...]] = Listing(
-    "channel", "type", "to", "ok", "latency_ms", "answer", "reason"
-)
-DRY_RUN: Listing[tuple[object, ...]] = Listing("channel", "type", "to", "ok", "subject", "text", "reason")
+@dataclass(frozen=True, slots=True)
+class _ChannelTest:
+    """What became of the test message to a channel; with --dry-run its texts."""
+
+    channel: str
+    type: str
+    to: str | None
+    ok: bool
+    reason: str | None = None
+    latency_ms: float | None = None
+    answer: str | None = None
+    subject: str | None = None
+    text: str | None = None
+
+
+ALERT_TEST: Listing[_ChannelTest] = Listing("channel", "type", "to", "ok", "latency_ms", "answer", "reason")
+DRY_RUN: Listing[_ChannelTest] = Listing("channel", "type", "to", "ok", "subject", "text", "reason")
 NO_CHANNELS = """\
 no channel is configured; add one to config/dwhctl.toml, for instance
 [alerts.failures]
@@ -185,8 +186,7 @@ dwhctl docs alerts explains them"""
 )
 @click.option("--dry-run", is_flag=True, help="Print the messages and send nothing.")
 @format_option
-@common_options
-@pass_settings
+@with_settings
 def alert_test_command(settings: Settings, names: Sequence[str], dry_run: bool, form: str) -> ExitCode:
     """Send a real test message through every channel (or through the named ones), and show the answers.
 
@@ -211,19 +211,19 @@ def alert_test_command(settings: Settings, names: Sequence[str], dry_run: bool, 
             raise UsageError(f"there is no channel {quoted(name)}; {nearest(name, project.alerts)}")
     chosen = [alert for alert in project.alerts.values() if not names or alert.name in names]
     digest = sample_digest(project, datetime.now(project.zone).date())
-    rows = [_row(project, alert, digest, dry_run=dry_run, debug=settings.debug) for alert in chosen]
-    shown = [row for row in rows if not (settings.quiet and row[3])]
+    tests = [_test(project, alert, digest, dry_run=dry_run, debug=settings.debug) for alert in chosen]
+    shown = [test for test in tests if not (settings.quiet and test.ok)]
     if dry_run and form == "table":
-        _say_texts(rows)
+        _say_texts(tests)
     elif dry_run:
-        DRY_RUN.show(rows, form)
+        DRY_RUN.show(tests, form)
     elif shown or not settings.quiet:
         ALERT_TEST.show(shown, form)
-    return ExitCode.DONE if all(row[3] for row in rows) else ExitCode.FAILED
+    return ExitCode.DONE if all(test.ok for test in tests) else ExitCode.FAILED
 
 
-def _row(project: Project, alert: Alert, digest: Digest, *, dry_run: bool, debug: bool) -> tuple[object, ...]:
-    """Render the message, send it without `dry_run`, and return the channel's line of the listing."""
+def _test(project: Project, alert: Alert, digest: Digest, *, dry_run: bool, debug: bool) -> _ChannelTest:
+    """Render the message and, without `dry_run`, send it."""
     from dwhctl.alerts.channels import open_channel, render
 
     address = None
@@ -232,29 +232,31 @@ def _row(project: Project, alert: Alert, digest: Digest, *, dry_run: bool, debug
         address = channel.address
         message = render(project, alert, digest)
         if dry_run:
-            return (alert.name, alert.type, address, True, message.subject, message.text, None)
+            return _ChannelTest(
+                alert.name, alert.type, address, ok=True, subject=message.subject, text=message.text
+            )
         started = time.perf_counter()
         receipt = channel.send(message)
     except DwhctlError as error:
-        reason = str(error) if dry_run else one_line(str(error))
         if debug and not dry_run:
             tell("".join(traceback.format_exception(error)).rstrip())
-        return (alert.name, alert.type, address, False, None, None, reason)
+        reason = str(error) if dry_run else one_line(str(error))
+        return _ChannelTest(alert.name, alert.type, address, ok=False, reason=reason)
     latency = round((time.perf_counter() - started) * 1000, 1)
     remarks = [f"refused: {refusal}" for refusal in receipt.refused]
     if receipt.migrated_to:
         remarks.append(
             f'the group has a new id: write chat_id = "{receipt.migrated_to}" into alerts.{alert.name}'
         )
-    remark = one_line("; ".join(remarks)) or None
-    return (alert.name, alert.type, address, not receipt.refused, latency, one_line(receipt.answer), remark)
+    remark, answer = one_line("; ".join(remarks)) or None, one_line(receipt.answer)
+    return _ChannelTest(alert.name, alert.type, address, not receipt.refused, remark, latency, answer)
 
 
-def _say_texts(rows: Sequence[tuple[object, ...]]) -> None:
-    for number, (name, kind, to, ok, subject, text, reason) in enumerate(rows):
+def _say_texts(tests: Sequence[_ChannelTest]) -> None:
+    for number, test in enumerate(tests):
         if number:
             say()
-        say(f"-- {name} ({kind} to {to})" if to else f"-- {name} ({kind})")
-        if kind == "email" and ok:
-            say(f"Subject: {subject}\n")
-        say(str(text if ok else f"cannot be sent: {reason}"))
+        say(f"-- {test.channel} ({test.type}{f' to {test.to}' if test.to else ''})")
+        if test.type == "email" and test.ok:
+            say(f"Subject: {test.subject}\n")
+        say(str(test.text) if test.ok else f"cannot be sent: {test.reason}")

@@ -20,23 +20,22 @@ from dwhctl.cli.common.objects import ResultObject, show_object
 from dwhctl.cli.common.options import (
     CommandGroup,
     Settings,
-    common_options,
+    choice_option,
     complete_connections,
     format_option,
-    pass_settings,
     result_option,
+    with_settings,
 )
-from dwhctl.cli.common.output import counted, say, tell
+from dwhctl.cli.common.output import say, tell
 from dwhctl.core.errors import ConfigError, ExitCode
 from dwhctl.core.secrets import MASKED
-from dwhctl.core.words import one_line
-from dwhctl.project.connections import ignored_systems
+from dwhctl.core.words import counted, one_line
+from dwhctl.project.connections import Connection, ignored_systems
 from dwhctl.project.find import find_project
+from dwhctl.project.model import Project
 
 if TYPE_CHECKING:
     from dwhctl.check.online import CheckFinding
-    from dwhctl.project.connections import Connection
-    from dwhctl.project.model import Project
 
 
 LIST: Listing[tuple[object, ...]] = Listing(
@@ -99,8 +98,7 @@ def command() -> None:
 
 @command.command("list", short_help="List the connections, passwords masked.")
 @format_option
-@common_options
-@pass_settings
+@with_settings
 def list_(settings: Settings, form: str) -> None:
     """List the connections, passwords masked.
 
@@ -116,8 +114,7 @@ def list_(settings: Settings, form: str) -> None:
 @command.command("test", short_help="Make a round trip over each connection.")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_connections)
 @format_option
-@common_options
-@pass_settings
+@with_settings
 def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     """Make a real round trip over each connection (or over the named ones).
 
@@ -136,11 +133,14 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     is_right = all(trip.ok for trip in trips)
     ungrouped = OnlineCheck(project).ungrouped(reached)
     if form == "json":
-        errors, warnings, _ = _by_weight(ungrouped)
-        code = ExitCode.DONE if is_right and not errors else ExitCode.FAILED
+        found = _by_weight(ungrouped)
+        code = ExitCode.DONE if is_right and not found.errors else ExitCode.FAILED
         return show_object(
             ConnectionTestObject(
-                exit_code=code.value, connections=tuple(trips), errors=errors, warnings=warnings
+                exit_code=code.value,
+                connections=tuple(trips),
+                errors=tuple(found.errors),
+                warnings=tuple(found.warnings),
             )
         )
     shown = [trip for trip in trips if not (settings.quiet and trip.ok)]
@@ -154,12 +154,10 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
 
 @command.command("import", short_help="Add connections and variables that Airflow exported.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
-@click.option(
+@choice_option(
     "--secrets",
-    type=click.Choice(("files", "env")),
-    default="files",
-    show_default=True,
-    help="Where passwords go: a file each in secrets/, with which cron needs nothing else; or variables, exported"
+    choices=("files", "env"),
+    help_text="Where passwords go: a file each in secrets/, with which cron needs nothing else; or variables, exported"
     " by secrets/env.sh.",
 )
 @click.option(
@@ -169,8 +167,7 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be written, and change nothing.")
 @format_option
-@common_options
-@pass_settings
+@with_settings
 def import_(
     settings: Settings,
     files: tuple[Path, ...],
@@ -253,8 +250,7 @@ def config_command() -> None:
 @config_command.command("check", short_help="Validate every file and render every template.")
 @click.option("--online", is_flag=True, help="Check the databases too: tables, columns, sizes, privileges.")
 @result_option
-@common_options
-@pass_settings
+@with_settings
 def check(settings: Settings, online: bool, form: str) -> ExitCode:
     """Validate every file and render every template; each error with file, key and remedy.
 
@@ -286,33 +282,45 @@ def check(settings: Settings, online: bool, form: str) -> ExitCode:
         tell(f"Warning: {warning}")
     for note in () if settings.quiet else found.notes:
         say(f"Note: {note}")
-    if found.problems:
-        raise ConfigError("\n".join(found.problems))
+    if found.errors:
+        raise ConfigError("\n".join(found.errors))
     wrong = _check_online(project, quiet=settings.quiet) if online else 0
     if not wrong and not settings.quiet:
-        say(f"{project.root}: the configuration is right: {_contents_text(project)}")
+        contents = asdict(_contents(project)).items()
+        counts = ", ".join(counted(number, name.removesuffix("s")) for name, number in contents)
+        say(f"{project.root}: the configuration is right: {counts}")
     return ExitCode.FAILED if wrong else ExitCode.DONE
 
 
-class _OfFiles(NamedTuple):
-    """What is wrong with the files, and what could be better."""
+class _Found(NamedTuple):
+    """What is wrong, what could be better, and what needs no correction."""
 
-    problems: list[str]
+    errors: list[str]
     warnings: list[str]
     notes: list[str]
 
 
-def _check_files(project: Project, *, online: bool) -> _OfFiles:
+def _check_files(project: Project, *, online: bool) -> _Found:
     secrets = (*unreadable_secrets(project), *short_secrets(project))
     local = local_files(project)
     # The check of the databases reports each shard's file, and continues with the others.
     folders, shards = ([], []) if online else (local.warnings, local.missing_shards)
     of_files = (*open_files(project), *unread_files(project), *folders)
-    return _OfFiles(
+    return _Found(
         [*local.problems, *shards, *template_problems(project)],
         [*project.warnings, *ignored_systems(), *secrets, *of_files, *in_clear(project)],
         list(unchecked(project)),
     )
+
+
+def _check_databases(project: Project) -> Iterator[CheckFinding]:
+    """Yield what is to be said about the cluster and the databases."""
+    from dwhctl.check.online import CheckFinding, OnlineCheck  # imports pyarrow
+    from dwhctl.load.cluster_client import cluster_problem
+
+    if project.executor.type == "dask" and (problem := cluster_problem(project.executor)):
+        yield CheckFinding("executor", problem)
+    yield from OnlineCheck(project).findings()
 
 
 def _check_object(settings: Settings, *, online: bool) -> CheckObject:
@@ -323,40 +331,30 @@ def _check_object(settings: Settings, *, online: bool) -> CheckObject:
             exit_code=error.exit_code.value, project=None, contents=None, online=False,
             errors=tuple(str(error).split("\n")), warnings=(), notes=(),
         )  # fmt: skip
-    problems, warnings, notes = _check_files(project, online=online)
-    code, is_online = ExitCode.USAGE if problems else ExitCode.DONE, online and not problems
+    found = _check_files(project, online=online)
+    code, is_online = ExitCode.USAGE if found.errors else ExitCode.DONE, online and not found.errors
     if is_online:
-        from dwhctl.check.online import OnlineCheck  # imports pyarrow
-
-        of_databases = _by_weight(OnlineCheck(project).findings())
-        code = ExitCode.FAILED if of_databases[0] else ExitCode.DONE
-        problems += of_databases[0]
-        warnings += of_databases[1]
-        notes += of_databases[2]
+        of_databases = _by_weight(_check_databases(project))
+        code = ExitCode.FAILED if of_databases.errors else ExitCode.DONE
+        found = _Found(*(mine + theirs for mine, theirs in zip(found, of_databases, strict=True)))
+    errors, warnings, notes = map(tuple, found)
     return CheckObject(
         exit_code=code.value, project=str(project.root), contents=_contents(project), online=is_online,
-        errors=tuple(problems), warnings=tuple(warnings), notes=tuple(notes),
+        errors=errors, warnings=warnings, notes=notes,
     )  # fmt: skip
 
 
-def _by_weight(findings: Iterable[CheckFinding]) -> tuple[tuple[str, ...], ...]:
-    """Return the lines of errors, of warnings and of notes."""
-    lines: tuple[list[str], list[str], list[str]] = ([], [], [])
+def _by_weight(findings: Iterable[CheckFinding]) -> _Found:
+    found = _Found([], [], [])
     for finding in findings:
-        lines[0 if finding.wrong else 2 if finding.note else 1].append(_line(finding))
-    return tuple(map(tuple, lines))
+        found[0 if finding.wrong else 2 if finding.note else 1].append(_line(finding))
+    return found
 
 
 def _check_online(project: Project, *, quiet: bool) -> int:
     """Show what is wrong with the databases and the cluster; return how many errors there are."""
-    from dwhctl.check.online import OnlineCheck  # imports pyarrow
-    from dwhctl.load.cluster_client import cluster_problem
-
     wrong, notes = 0, list[str]()
-    if project.executor.type == "dask" and (problem := cluster_problem(project.executor)):
-        wrong += 1
-        say(one_line(f"executor: {problem}"))
-    for finding in OnlineCheck(project).findings():
+    for finding in _check_databases(project):
         if finding.wrong:
             wrong += 1
             say(_line(finding))
@@ -378,7 +376,3 @@ def _contents(project: Project) -> ContentsPart:
     return ContentsPart(
         len(project.connections), shards, len(project.loads), len(project.reports), len(project.alerts)
     )
-
-
-def _contents_text(project: Project) -> str:
-    return ", ".join(counted(number, name[:-1]) for name, number in asdict(_contents(project)).items())

@@ -16,7 +16,14 @@ import click
 
 from dwhctl.cli.common.ending import exit_codes
 from dwhctl.cli.common.listing import Listing, ListingColumn
-from dwhctl.cli.common.options import CommandGroup, Settings, common_options, format_option, pass_settings
+from dwhctl.cli.common.options import (
+    CommandGroup,
+    Settings,
+    common_options,
+    form_option,
+    format_option,
+    with_settings,
+)
 from dwhctl.cli.common.output import say, tell, write_out
 from dwhctl.core.errors import CrontabError, ExitCode, UsageError
 from dwhctl.core.words import shown_time
@@ -50,13 +57,10 @@ def command() -> None:
 
 
 @command.command("show", short_help="Show the block as it would be installed; or units of systemd, CronJobs.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("crontab", *_OPTIONS_OF)),
-    default="crontab",
-    show_default=True,
-    help="For whom: cron, systemd (a service and a timer each) or Kubernetes (a CronJob each).",
+@form_option(
+    "crontab",
+    *_OPTIONS_OF,
+    help_text="For whom: cron, systemd (a service and a timer each) or Kubernetes (a CronJob each).",
 )
 @click.option(
     "--output",
@@ -84,8 +88,7 @@ def command() -> None:
     "--state-claim", metavar="NAME", help="kubernetes: the volume claim of state_dir. Default: NAME-state."
 )
 @click.option("--secret", metavar="NAME", help="kubernetes: has the secrets. Default: NAME.")
-@common_options
-@pass_settings
+@with_settings
 def show_block(settings: Settings, /, form: str, output: Path | None, **options: Any) -> ExitCode:
     """Show the lines that `install` puts into the crontab, made from the `schedule` of loads and reports.
 
@@ -143,8 +146,7 @@ def _show_files(project: Project, form: str, folder: Path | None, options: dict[
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD)
 @command.command("install", short_help="Put the block into your crontab, or update it.")
 @_dry_run_option
-@common_options
-@pass_settings
+@with_settings
 def install(settings: Settings, dry_run: bool) -> ExitCode:
     """Show what changes, then put the project's block into your crontab; every other line stays as it is.
 
@@ -169,8 +171,7 @@ def install(settings: Settings, dry_run: bool) -> ExitCode:
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD)
 @command.command("remove", short_help="Take the block out of your crontab.")
 @_dry_run_option
-@common_options
-@pass_settings
+@with_settings
 def remove(settings: Settings, dry_run: bool) -> ExitCode:
     """Take the project's block out of your crontab; every other line stays as it is.
 
@@ -184,8 +185,7 @@ def remove(settings: Settings, dry_run: bool) -> ExitCode:
 @command.command("next", short_help="Show when cron starts what next.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="So many times.")
 @format_option
-@common_options
-@pass_settings
+@with_settings
 def show_next(settings: Settings, limit: int, form: str) -> ExitCode:
     """Show the next times at which cron starts loads and reports, in the project's zone and by the machine's clock.
 

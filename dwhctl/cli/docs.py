@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from dwhctl.cli.common.listing import Listing
-from dwhctl.cli.common.options import Settings, common_options, pass_settings
+from dwhctl.cli.common.options import Settings, with_settings
 from dwhctl.cli.common.output import say, screen, write_out
 from dwhctl.core.errors import DwhctlError, UsageError
 from dwhctl.core.words import nearest, one_line
@@ -38,16 +38,12 @@ def pages() -> dict[str, Path]:
 
 
 def complete_pages(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the name of a page."""
-    from click.shell_completion import CompletionItem
-
     return [CompletionItem(name) for name in pages() if name.startswith(incomplete)]
 
 
 @click.command("docs")
 @click.argument("page", required=False, metavar="[PAGE[#SECTION]]", shell_complete=complete_pages)
-@common_options
-@pass_settings
+@with_settings
 def command(_settings: Settings, page: str | None) -> None:
     """Show a page of the documentation, or one section of it; without PAGE, list the pages.
 

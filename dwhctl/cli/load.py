@@ -10,20 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.ending import exit_codes, page_afterwards
 from dwhctl.cli.common.options import (
     Settings,
-    common_options,
+    chosen_day,
+    chosen_days,
     complete_loads,
-    pass_settings,
+    date_option,
+    end_option,
     result_option,
     scheduled_option,
     shards_option,
+    start_option,
     wait_option,
     with_options,
+    with_settings,
 )
 from dwhctl.cli.common.output import tell
-from dwhctl.cli.common.period import chosen_day, chosen_days, date_option, end_option, start_option
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.words import shown_command
 
@@ -110,7 +113,6 @@ def load_and_show(
     workers: WorkerServer | None = None,
 ) -> RunResult:
     """Load with progress on stderr and the result on stdout."""
-    from dwhctl.cli.common.page import page_afterwards
     from dwhctl.cli.common.progress import RunWatcher
     from dwhctl.cli.common.summary import show_summary
     from dwhctl.load.run import run_load
@@ -178,8 +180,7 @@ def _run(
 )
 @loading_options
 @scheduled_option
-@common_options
-@pass_settings
+@with_settings
 def command(
     settings: Settings,
     /,
@@ -219,8 +220,7 @@ def command(
 @end_option(required=True)
 @click.option("--reverse", is_flag=True, help="The newest day first.")
 @loading_options
-@common_options
-@pass_settings
+@with_settings
 def backfill_command(
     settings: Settings,
     /,

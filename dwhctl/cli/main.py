@@ -14,6 +14,7 @@ from dwhctl import __version__
 from dwhctl.cli.common.ending import EXIT_CODES, exit_codes_help, hold_standard_streams, run
 from dwhctl.cli.common.options import CommandEntry, LazyGroup, common_options
 from dwhctl.core.errors import ExitCode
+from dwhctl.core.secrets import mask_python
 from dwhctl.core.start import begin
 
 _UTF8 = "PYTHONUTF8"
@@ -68,8 +69,6 @@ def _speak_utf8() -> None:
 
 def main() -> NoReturn:
     """Run the command of the process's arguments, and end the process."""
-    from dwhctl.core.secrets import mask_python
-
     hold_standard_streams()
     begin()
     _speak_utf8()

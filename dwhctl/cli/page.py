@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dwhctl.cli.common.ending import exit_codes
-from dwhctl.cli.common.options import Settings, common_options, pass_settings
+from dwhctl.cli.common.options import Settings, with_settings
 from dwhctl.cli.common.output import say, tell, write_out
 from dwhctl.core.errors import ExitCode, Interrupted, UsageError
 from dwhctl.core.words import shown_path
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="With --serve: accept a HOST that other machines reach. Whoever reaches it reads names, errors and SQL.",
 )
-@common_options
-@pass_settings
+@with_settings
 def command(settings: Settings, output: Path | None, serve: str | None, allow_remote: bool) -> ExitCode:
     """Write one HTML page with the state of everything: what fails and why, what is missing, and the commands for it.
 

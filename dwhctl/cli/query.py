@@ -16,18 +16,17 @@ from dwhctl.cli.common.options import (
     DATE_HELP,
     Duration,
     Settings,
-    common_options,
     complete_connections,
     complete_loads,
     complete_loads_and_reports,
     complete_shards,
     format_option,
-    pass_settings,
+    with_settings,
 )
-from dwhctl.cli.common.output import counted, say, tell, write_out
+from dwhctl.cli.common.output import say, tell, write_out
 from dwhctl.core.errors import ExitCode, UsageError
 from dwhctl.core.secrets import mask
-from dwhctl.core.words import one_line
+from dwhctl.core.words import counted, one_line
 
 if TYPE_CHECKING:
     from dwhctl.check.offline import RenderedPart
@@ -76,8 +75,7 @@ _MOST_STDIN = 16 * 2**20
     help="Wait so long for a slot of the connection, such as 5m.",
 )
 @format_option
-@common_options
-@pass_settings
+@with_settings
 def command(settings: Settings, /, connection: str, **options: Any) -> None:
     """Run SQL over a connection of the project, and show the rows.
 
@@ -212,8 +210,7 @@ _PARTS = ("extract", "ready", "create", "source", "publish", "direct", "all")
 )
 @click.option("--create", is_flag=True, help="Short for --part create.")
 @click.option("--online", is_flag=True, help="Read the columns of the publish statements from the warehouse.")
-@common_options
-@pass_settings
+@with_settings
 def render_command(
     settings: Settings,
     name: str,

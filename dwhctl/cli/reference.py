@@ -79,7 +79,6 @@ def main(file: Path | None) -> ExitCode:
 
 @cache
 def reference() -> str:
-    """Return the whole page: title, contents, sections."""
     environment = Environment(  # noqa: S701 - Markdown, not HTML
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -165,7 +164,6 @@ def _object_fields() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _json_type(part: dict[str, Any]) -> str:
-    """Return the type of a field in words."""
     if "anyOf" in part:
         return " or ".join(map(_json_type, part["anyOf"]))
     if "$ref" in part:

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.ending import exit_codes, page_afterwards
 from dwhctl.cli.common.objects import PlannedReportPart, RefreshPlanObject, show_object
 from dwhctl.cli.common.options import (
     Duration,
     Settings,
-    common_options,
+    chosen_day,
     complete_reports,
-    pass_settings,
+    date_option,
     result_option,
     scheduled_option,
+    with_settings,
 )
-from dwhctl.cli.common.output import counted, say
-from dwhctl.cli.common.period import chosen_day, date_option
+from dwhctl.cli.common.output import say
 from dwhctl.core.errors import ExitCode
-from dwhctl.core.words import shown_command, shown_path
+from dwhctl.core.words import counted, shown_command, shown_path
 
 if TYPE_CHECKING:
     from dwhctl.project.model import Project
@@ -48,8 +48,7 @@ _SHOWN_QUERY = 40
 @click.option("--dry-run", is_flag=True, help="Show what would be refreshed, and touch nothing.")
 @result_option
 @scheduled_option
-@common_options
-@pass_settings
+@with_settings
 def command(
     settings: Settings, /, reports: tuple[str, ...], day: str, dry_run: bool, form: str, **options: Any
 ) -> ExitCode:
@@ -65,7 +64,6 @@ def command(
       dwhctl refresh-reports city_orders --date 2020-07-14
       dwhctl refresh-reports --date yesterday --wait 2h
     """
-    from dwhctl.cli.common.page import page_afterwards
     from dwhctl.cli.common.progress import RunWatcher
     from dwhctl.cli.common.results import refresh_object
     from dwhctl.cli.common.summary import RefreshLines, show_refreshed
@@ -91,22 +89,17 @@ def command(
 
 
 def _show_plan(project: Project, request: RefreshRequest, form: str) -> ExitCode:
-    from dwhctl.cli.common.listing import Listing, ListingColumn
+    from dwhctl.cli.common.listing import Listing
     from dwhctl.refresh.run import plan_refresh
 
-    listing: Listing[PlannedReport] = Listing(
-        ListingColumn("report", lambda planned: planned.report.name),
-        ListingColumn("connection", lambda planned: planned.report.connection),
-        ListingColumn("source", lambda planned: _source(project, planned)),
-        ListingColumn("target", lambda planned: planned.report.target),
-        ListingColumn("needs", lambda planned: "; ".join(map(str, planned.readiness))),
-        ListingColumn("ready", _is_ready),
-    )
     plan = plan_refresh(project, request)
     if form == "json":
         reports = tuple(_planned(project, planned) for planned in plan)
         return show_object(RefreshPlanObject(exit_code=ExitCode.DONE.value, day=request.day, reports=reports))
-    listing.show(plan)
+    listing: Listing[tuple[object, ...]] = Listing(
+        "report", "connection", "source", "target", "needs", "ready"
+    )
+    listing.show(_row(project, planned) for planned in plan)
     waiting = sum(not _is_ready(planned) for planned in plan)
     ready = counted(len(plan) - waiting, "report")
     say(f"would refresh {ready} of {request.day}" + (f"; {waiting:,} not ready" if waiting else ""))
@@ -122,14 +115,14 @@ def _planned(project: Project, planned: PlannedReport) -> PlannedReportPart:
     return PlannedReportPart(report.name, report.connection, source, report.target, needs, _is_ready(planned))
 
 
-def _source(project: Project, planned: PlannedReport) -> str:
-    source = planned.report.source
-    if not isinstance(source, str):
-        return shown_path(source, project.root)
-    if not planned.sql.source.is_query:
-        return source
-    query = " ".join(source.split())
-    return query if len(query) <= _SHOWN_QUERY else query[:_SHOWN_QUERY] + "…"
+def _row(project: Project, planned: PlannedReport) -> tuple[object, ...]:
+    part = _planned(project, planned)
+    source = part.source
+    if isinstance(planned.report.source, str) and planned.sql.source.is_query:
+        query = " ".join(source.split())
+        source = query if len(query) <= _SHOWN_QUERY else f"{query[:_SHOWN_QUERY]}…"
+    needs = "; ".join(map(str, planned.readiness))
+    return part.report, part.connection, source, part.target, needs, part.is_ready
 
 
 def _is_ready(planned: PlannedReport) -> bool:

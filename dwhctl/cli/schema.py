@@ -31,7 +31,7 @@ from dwhctl.cli.common.objects import (
     RefreshPlanObject,
     ResultObject,
 )
-from dwhctl.cli.common.options import Settings, common_options, pass_settings
+from dwhctl.cli.common.options import Settings, with_settings
 from dwhctl.cli.report import history, monitoring, slices
 from dwhctl.core.errors import UsageError
 from dwhctl.core.words import nearest, quoted
@@ -212,7 +212,6 @@ class _Schema(GenerateJsonSchema):
 
 
 def commands() -> list[str]:
-    """Return the commands that have a schema."""
     return sorted({*OBJECTS, *(name.partition(" --")[0] for name in LISTINGS)})
 
 
@@ -266,8 +265,7 @@ def _complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[Co
 
 @click.command("schema")
 @click.argument("words", nargs=-1, metavar="[COMMAND]...", shell_complete=_complete)
-@common_options
-@pass_settings
+@with_settings
 def command(_settings: Settings, words: tuple[str, ...]) -> None:
     """Print the JSON Schema of what COMMAND writes with --format json, or of what every command writes.
 

@@ -18,24 +18,26 @@ from dwhctl.cli.common.options import (
     CommandGroup,
     Duration,
     Settings,
+    chosen_days,
     common_options,
     complete_loads,
+    end_option,
     format_option,
-    pass_settings,
     shards_option,
+    start_option,
     wait_option,
+    with_settings,
 )
-from dwhctl.cli.common.output import counted, say, tell
-from dwhctl.cli.common.period import chosen_days, end_option, start_option
+from dwhctl.cli.common.output import say, tell
 from dwhctl.cli.common.summary import left_out, nothing_to
 from dwhctl.core.errors import ExitCode, UsageError
 from dwhctl.core.waiting import Waiting
-from dwhctl.core.words import one_line, shown_command
+from dwhctl.core.words import counted, one_line, shown_command
 from dwhctl.monitor.coverage import Gap, fill_command, fold_shards
 from dwhctl.monitor.prune import PruneRequest, Removal, run_prune
 from dwhctl.project.loads import Load
 from dwhctl.project.model import Project
-from dwhctl.project.names import find_load
+from dwhctl.project.names import find_load, in_project
 from dwhctl.runtime.events import Event, Notice
 from dwhctl.verify.adopt import AdoptReport, AdoptRequest, adopt
 from dwhctl.verify.findings import Check, SliceComparison, ranges_of
@@ -80,8 +82,7 @@ def command() -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Count what would be removed, and touch nothing.")
 @format_option
-@common_options
-@pass_settings
+@with_settings
 def prune(settings: Settings, keep: timedelta, everything: bool, dry_run: bool, form: str) -> None:
     """Remove sessions that started longer ago than --keep, and old files of the state folder.
 
@@ -122,8 +123,7 @@ def prune(settings: Settings, keep: timedelta, everything: bool, dry_run: bool, 
 @click.option("--dry-run", is_flag=True, help="Compare, show what would be adopted, and write nothing.")
 @wait_option
 @format_option
-@common_options
-@pass_settings
+@with_settings
 def adopt_command(
     settings: Settings,
     /,
@@ -212,7 +212,7 @@ def _command(
         words += ["--date", "today"]
     if named:
         words += [word for shard in gap.shards for word in ("--shard", shard)]
-    return shlex.join([*words, "--project", str(root)] if root else words)
+    return in_project(shlex.join(words), root)
 
 
 def _commands(project: Project, report: AdoptReport, root: Path | None) -> Iterator[str]:

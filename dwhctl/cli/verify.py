@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
 
 import click
 
@@ -15,23 +14,20 @@ from dwhctl.cli.common.listing import Listing, ListingColumn
 from dwhctl.cli.common.options import (
     DATE_HELP,
     Settings,
-    common_options,
     complete_loads,
-    complete_shards,
     format_option,
-    pass_settings,
+    shards_option,
+    with_settings,
 )
-from dwhctl.cli.common.output import counted, say, tell
+from dwhctl.cli.common.output import say, tell
 from dwhctl.core.errors import ExitCode, UsageError
+from dwhctl.core.words import counted
 from dwhctl.project.days import resolve_day
+from dwhctl.project.model import Project
 from dwhctl.project.names import with_shadow
 from dwhctl.verify.findings import Check, FoldedFinding, SliceComparison, fold
 from dwhctl.verify.last import repair_command
 from dwhctl.verify.run import VerifyReport, VerifyRequest, verify, verify_against
-
-if TYPE_CHECKING:
-    from dwhctl.project.model import Project
-
 
 FOLDED: Listing[tuple[object, ...]] = Listing("load", "check", ListingColumn("what", is_text=True))
 VERIFY: Listing[tuple[object, ...]] = Listing(
@@ -48,14 +44,7 @@ AGAINST: Listing[tuple[object, ...]] = Listing(
 @click.option("--date", "day", metavar="D", help=f"The day to verify: {DATE_HELP}")
 @click.option("-s", "--start", metavar="D", help="The first day of a range.")
 @click.option("-e", "--end", metavar="D", help="The last day of a range, included.")
-@click.option(
-    "--shard",
-    "shards",
-    multiple=True,
-    metavar="GLOB",
-    shell_complete=complete_shards,
-    help="Only shards whose name fits; may be given several times.",
-)
+@shards_option
 @click.option(
     "--against",
     metavar="SCHEMA.TABLE",
@@ -70,8 +59,7 @@ AGAINST: Listing[tuple[object, ...]] = Listing(
     "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Queries at once; default: max_workers."
 )
 @format_option
-@common_options
-@pass_settings
+@with_settings
 def command(
     settings: Settings,
     /,
@@ -204,8 +192,7 @@ def _what(group: FoldedFinding) -> str:
         return f"{found.detail}: {where} ({size})"
     if found.check is Check.EQUAL:
         return f"{where} ({size})"
-    sides = " / ".join(text for text in (found.source, found.warehouse) if text is not None)
-    text = "; ".join(filter(None, (sides, found.detail)))
+    text = "; ".join(filter(None, (found.sides, found.detail)))
     if single:
         return f"{where}: {text}"
     slices = f" ({counted(group.slices, 'slice')})" if group.slices else ""

@@ -220,6 +220,18 @@ def printable_json(text: str) -> str:
     return text.translate(_ESCAPED_IN_JSON)
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number with its noun: `1 slice`, `2 slices`."""
+    plural = f"{thing[:-1]}ies" if thing.endswith("y") and thing[-2] not in "aeiou" else f"{thing}s"
+    return f"{number:,} {thing if number == 1 else plural}"
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """Return `abakan, achinsk and 36 more`."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 _zone: tzinfo = UTC
 
 
@@ -234,3 +246,12 @@ def shown_time(at: datetime | None = None, zone: tzinfo | None = None) -> str:
     local = (at or datetime.now(UTC)).astimezone(zone or _zone).replace(microsecond=0)
     text = local.isoformat(sep=" ")
     return f"{text[:19]} {text[19:]}"
+
+
+def shown_seconds(seconds: float) -> str:
+    """Return a duration as text."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} m" if hours else f"{minutes} m {rest} s"

@@ -11,18 +11,19 @@ from __future__ import annotations
 import enum
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Self, TypeVar
 
 from dwhctl.core.errors import UsageError
 from dwhctl.project.days import make_slice
 from dwhctl.project.loads import Load, Shard
 from dwhctl.project.model import Project
+from dwhctl.project.names import in_project
 from dwhctl.runtime.plan import chosen_tasks
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.sessions.history import Latest, latest_of_slices
@@ -37,53 +38,37 @@ MANY_SLICES = 100_000
 
 
 class SliceStatus(enum.StrEnum):
-    """The status of a slice, from the best to the worst."""
+    """The status of a slice, from the best to the worst; its letter in a grid, and its words in the legend."""
 
-    LOADED = "loaded"
-    SKIPPED = "skipped"  # no rows at the source
-    BEFORE_START = "before_start"  # not expected
-    AFTER_END = "after_end"  # after the shard's last day: not expected
-    NOT_YET = "not_yet"  # its day is not over, and it was not tried
-    OPEN = "open"  # its day is not over; loaded so far
-    RELOADING = "reloading"  # complete; a run loads it again
-    RELOAD_FAILED = "reload_failed"  # complete; its last session is unsuccessful
-    RUNNING = "running"
-    EARLY = "early"  # loaded, but before its day was over
-    UP_FOR_RETRY = "up_for_retry"
-    MISSING = "missing"  # over, and never tried
-    UNKNOWN = "unknown"  # its session is in a state of another version
-    ABANDONED = "abandoned"
-    FAILED = "failed"
+    LOADED = "loaded", "L", "loaded"
+    SKIPPED = "skipped", "S", "skipped, no rows"
+    BEFORE_START = "before_start", "-", "before its start"
+    AFTER_END = "after_end", "/", "after its shard's last day"
+    NOT_YET = "not_yet", ".", "day not over, not tried"
+    OPEN = "open", "o", "day not over, loaded so far"
+    RELOADING = "reloading", "r", "complete, being loaded again"
+    RELOAD_FAILED = "reload_failed", "f", "complete, its last reload failed"
+    RUNNING = "running", "R", "running"
+    EARLY = "early", "E", "loaded early, before the day was over"
+    UP_FOR_RETRY = "up_for_retry", "U", "up for retry"
+    MISSING = "missing", "M", "missing, never tried"
+    UNKNOWN = "unknown", "?", "in a state that this version does not know"
+    ABANDONED = "abandoned", "A", "abandoned, its run died"
+    FAILED = "failed", "F", "failed"
+
+    _value_: str
+    letter: str
+    words: str
+    badness: int
+
+    def __new__(cls, value: str, letter: str, words: str) -> Self:
+        status = str.__new__(cls, value)
+        status._value_, status.letter, status.words = value, letter, words
+        status.badness = len(cls.__members__)
+        return status
 
 
 NOT_EXPECTED = (SliceStatus.BEFORE_START, SliceStatus.AFTER_END)
-BADNESS: Mapping[SliceStatus, int] = {status: place for place, status in enumerate(SliceStatus)}
-
-
-class StatusLetter(NamedTuple):
-    """The letter of a status in a grid, and its words in the legend."""
-
-    letter: str
-    words: str
-
-
-LETTERS: Mapping[SliceStatus, StatusLetter] = {
-    SliceStatus.LOADED: StatusLetter("L", "loaded"),
-    SliceStatus.SKIPPED: StatusLetter("S", "skipped, no rows"),
-    SliceStatus.BEFORE_START: StatusLetter("-", "before its start"),
-    SliceStatus.AFTER_END: StatusLetter("/", "after its shard's last day"),
-    SliceStatus.NOT_YET: StatusLetter(".", "day not over, not tried"),
-    SliceStatus.OPEN: StatusLetter("o", "day not over, loaded so far"),
-    SliceStatus.RELOADING: StatusLetter("r", "complete, being loaded again"),
-    SliceStatus.RELOAD_FAILED: StatusLetter("f", "complete, its last reload failed"),
-    SliceStatus.RUNNING: StatusLetter("R", "running"),
-    SliceStatus.EARLY: StatusLetter("E", "loaded early, before the day was over"),
-    SliceStatus.UP_FOR_RETRY: StatusLetter("U", "up for retry"),
-    SliceStatus.MISSING: StatusLetter("M", "missing, never tried"),
-    SliceStatus.UNKNOWN: StatusLetter("?", "in a state that this version does not know"),
-    SliceStatus.ABANDONED: StatusLetter("A", "abandoned, its run died"),
-    SliceStatus.FAILED: StatusLetter("F", "failed"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +96,7 @@ class Cell:
         return self.over and not self.complete
 
 
-_STATUSES = {state: SliceStatus(state.value) for state in State}
+_STATUSES = {state: SliceStatus[state.name] for state in State}
 
 
 def status_of(state: State) -> SliceStatus:
@@ -133,6 +118,16 @@ class Row:
     shard: Shard
     cells: tuple[Cell, ...]
 
+    @property
+    def gaps(self) -> int:
+        return sum(cell.is_gap for cell in self.cells)
+
+
+def completeness(rows: Iterable[Row]) -> tuple[int, int]:
+    """Return how many slices of these rows are complete, and how many are over."""
+    over = [cell.complete for row in rows for cell in row.cells if cell.over]
+    return sum(over), len(over)
+
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
@@ -142,7 +137,6 @@ class Coverage:
     rows: tuple[Row, ...]
 
     def slices(self) -> Iterator[tuple[Row, date, Cell]]:
-        """Yield every slice, those that are not expected too."""
         for row in self.rows:
             for day, cell in zip(self.days, row.cells, strict=True):
                 yield row, day, cell
@@ -245,7 +239,7 @@ class Mark:
 
     def text(self, width: int) -> str:
         """Return the letter; with counts for several slices that are not all complete."""
-        letter = LETTERS[self.worst].letter
+        letter = self.worst.letter
         if not self.gaps or self.expected <= 1:
             return letter
         whole = f"{self.complete}/{self.expected}{letter}"
@@ -264,7 +258,7 @@ def _mark(cells: Sequence[Cell]) -> Mark:
     expected = len(cells) - sum(not_expected.values())
     if not expected:
         return Mark(max(not_expected, key=not_expected.__getitem__))
-    worst = max(statuses, key=BADNESS.__getitem__)
+    worst = max(statuses, key=lambda status: status.badness)
     if worst is SliceStatus.SKIPPED and SliceStatus.LOADED in statuses:
         worst = SliceStatus.LOADED
     complete = [cell.complete for cell in cells]
@@ -283,7 +277,6 @@ class Gap:
 
     @property
     def slices(self) -> int:
-        """Return how many slices it has."""
         return ((self.end - self.start).days + 1) * len(self.shards)
 
 
@@ -325,7 +318,7 @@ def fill_command(gap: Gap, project: Path | None = None, *, named: bool = True) -
     words = ["dwhctl", "backfill", gap.load, "-s", str(gap.start), "-e", str(gap.end), "--only-missing"]
     if named:
         words += [word for shard in gap.shards for word in ("--shard", shard)]
-    return shlex.join([*words, "--project", str(project)] if project else words)
+    return in_project(shlex.join(words), project)
 
 
 def look_back(project: Project, tasks: Tasks, days: tuple[date, ...], now: datetime) -> Coverage:

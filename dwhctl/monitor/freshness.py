@@ -90,13 +90,12 @@ class Task:
     shard: str
     last_success: datetime | None
     is_due: bool
-    late: Late | None = None
-    is_old: bool = False
-    old_since: datetime | None = None
+    late: Late | None
+    is_old: bool
+    old_since: datetime | None
 
     @property
     def is_missed(self) -> bool:
-        """Return whether the task misses its deadline or its age."""
         return self.late is not None or self.is_old
 
 
@@ -110,16 +109,14 @@ class Sla:
     max_age: timedelta | None
     tasks: tuple[Task, ...]
     next_deadline: datetime | None
-    command: str | None = None
+    command: str | None
 
     @property
     def missed(self) -> list[Task]:
-        """Return the tasks that miss their deadline or their age."""
         return [task for task in self.tasks if task.is_missed]
 
     @property
     def state(self) -> SlaState:
-        """Return the state of all tasks together."""
         if self.missed:
             return SlaState.MISSED
         return SlaState.MET if any(task.is_due for task in self.tasks) else SlaState.OPEN
@@ -132,7 +129,6 @@ class Sla:
 
     @property
     def oldest(self) -> date | None:
-        """Return the oldest day that missed its deadline."""
         return min((task.late.oldest for task in self.tasks if task.late), default=None)
 
     @property
@@ -171,7 +167,7 @@ class _Check:
         store: SessionStore | None,
         now: datetime,
         works: Sequence[Load | Report],
-        known: Coverage | None = None,
+        known: Coverage | None,
     ) -> None:
         self._project = project
         self._store = store
@@ -186,13 +182,8 @@ class _Check:
         self._days = days_until(self._yesterday, days)
         self._known = grouped(known.rows, lambda row: row.load.name) if known else {}
         tasks = [task_name(load.name, shard.name) for load, shards in loads for shard in shards]
-        reports = [work.name for work in works if not isinstance(work, Load)]
-        self._good = self._read_good([*tasks, *reports])
-
-    def _read_good(self, tasks: list[str]) -> Mapping[str, _Good]:
-        if self._store is None or not tasks:
-            return {}
-        return last_successes(self._store, tasks)
+        tasks += [work.name for work in works if not isinstance(work, Load)]
+        self._good: Mapping[str, _Good] = last_successes(store, tasks) if store and tasks else {}
 
     def report(self, report: Report) -> Sla:
         good = self._good.get(report.name, ())

@@ -93,7 +93,6 @@ class _Collected:
         self._states = states
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the families."""
         for name, unit, text, value in _GAUGES:
             family = GaugeMetricFamily(name, text, labels=_LABELS, unit=unit)
             for state in self._states:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from dwhctl.core.errors import UsageError
-from dwhctl.monitor.coverage import grouped, sessions_of
+from dwhctl.monitor.coverage import SliceStatus, grouped, sessions_of, status_of
 from dwhctl.project.model import Project
 from dwhctl.sessions import Session
 from dwhctl.sessions.history import find_run
@@ -27,6 +27,11 @@ class Bar:
     def seconds(self) -> float:
         """Return how long it held its worker."""
         return (self.end - self.start).total_seconds()
+
+    @property
+    def status(self) -> SliceStatus:
+        """Return the status of its slice, by this session alone."""
+        return status_of(self.session.state)
 
     @property
     def busy_until(self) -> datetime | None:
@@ -63,7 +68,6 @@ class Timeline:
 
     @property
     def bars(self) -> list[Bar]:
-        """Return every bar, in the order of the lanes."""
         return [bar for lane in self.lanes for bar in lane.bars]
 
     def waits_for_retry(self) -> list[tuple[datetime, datetime]]:
@@ -77,7 +81,6 @@ class Timeline:
         ]
 
     def waits_for_publishing(self) -> list[tuple[datetime, datetime]]:
-        """Return when staged slices waited to be published."""
         return [(bar.end, bar.closed) for bar in self.bars if bar.closed > bar.end]
 
 

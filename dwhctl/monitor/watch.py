@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -20,7 +20,7 @@ from dwhctl.alerts.notifier import notify
 from dwhctl.core.errors import DeadlineMissed, TooOld
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import caught_signals
-from dwhctl.core.words import shown_time
+from dwhctl.core.words import counted, shown_time
 from dwhctl.monitor.freshness import Sla, Task, read_slas
 from dwhctl.notify import run_notifier
 from dwhctl.project.days import format_duration
@@ -38,7 +38,7 @@ class WatchReport:
     """What a watch found, and the messages that it sent."""
 
     slas: Sequence[Sla]
-    alerts: list[Delivery] = field(default_factory=list)
+    alerts: list[Delivery]
 
     @property
     def missed(self) -> list[Sla]:
@@ -47,7 +47,7 @@ class WatchReport:
 
 
 def run_watch(
-    project: Project, command: str, listen: Callable[[Notice], None], *, scheduled: bool = False
+    project: Project, command: str, listen: Callable[[Notice], None], *, scheduled: bool
 ) -> WatchReport:
     """Check every deadline and max_age and notify the channels.
 
@@ -95,8 +95,8 @@ def _items(sla: Sla, zone: ZoneInfo) -> Iterator[Item]:
             yield Item(sla.kind, sla.name, task.shard)
             continue
         found, message = (DeadlineMissed, late) if task.late else (TooOld, old)
-        trouble = AlertFailure("", found.__name__, message or "", sla.command or "")
-        yield Item(sla.kind, sla.name, task.shard, status="failed", failure=trouble)
+        failure = AlertFailure("", found.__name__, message or "", sla.command or "")
+        yield Item(sla.kind, sla.name, task.shard, status="failed", failure=failure)
 
 
 def words_of_late(sla: Sla, zone: ZoneInfo) -> str | None:
@@ -112,7 +112,7 @@ def words_of_late(sla: Sla, zone: ZoneInfo) -> str | None:
             f"not refreshed for {late[0][1].newest} {by}: last refreshed {_last(late[0][0], zone)}, {since}"
         )
     slices = sum(days.slices for _, days in late)
-    how_many = f"{slices:,} slice{'' if slices == 1 else 's'}"
+    how_many = counted(slices, "slice")
     return f"{_of(sla, len(late))} not complete {by}: {how_many}, the oldest {oldest}, {since}"
 
 
@@ -131,7 +131,7 @@ def words_of_old(sla: Sla, zone: ZoneInfo) -> str | None:
 
 
 def _of(sla: Sla, count: int) -> str:
-    return f"{count:,} of {len(sla.tasks):,} shard{'' if len(sla.tasks) == 1 else 's'}"
+    return f"{count:,} of {counted(len(sla.tasks), 'shard')}"
 
 
 def _last(task: Task, zone: ZoneInfo) -> str:

@@ -60,7 +60,6 @@ class PageReport:
 
     @property
     def is_refreshed(self) -> bool:
-        """Return whether it was refreshed for yesterday, or a later day."""
         return self.day is not None and self.day >= self.yesterday
 
     @property
@@ -74,7 +73,7 @@ class PageRun:
     """A run, with its timeline where it is one of the last and small enough."""
 
     run: PastRun
-    timeline: Timeline | None = None
+    timeline: Timeline | None
 
 
 @dataclass(frozen=True, slots=True)

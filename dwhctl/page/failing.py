@@ -19,8 +19,6 @@ from dwhctl.runtime.log_reader import last_lines
 from dwhctl.sessions import Session
 from dwhctl.sessions.task_states import FailingTask
 
-MOST_PROBLEMS = 30
-MOST_GAPS = 40
 #: Shards that a gap's command lists; with more it fills the other gaps of its days as well.
 _MOST_NAMED = 5
 _LOG_LINES = 6
@@ -67,7 +65,6 @@ class PageGap:
 
     @property
     def days(self) -> int:
-        """Return how many days it has."""
         return (self.gap.end - self.gap.start).days + 1
 
 
@@ -110,11 +107,8 @@ def read_details(
 def _log_lines(project: Project, runs: Mapping[int, str]) -> dict[int, tuple[str, ...]]:
     found: dict[int, tuple[str, ...]] = {}
     logs = StateDir(project.state_dir).logs
-    sessions: dict[str, set[int]] = {}
-    for id_, run_id in runs.items():
-        sessions.setdefault(run_id, set()).add(id_)
     left = _MOST_LOG
-    for run_id, ids in sessions.items():
+    for run_id, ids in grouped(runs, runs.__getitem__).items():
         try:
             # The run's id comes from the sessions table, and may be anything.
             path = log_path(logs, run_id)
@@ -123,7 +117,7 @@ def _log_lines(project: Project, runs: Mapping[int, str]) -> dict[int, tuple[str
             continue
         if size <= left:
             left -= size
-            found |= last_lines(path, ids, _LOG_LINES, project.zone)
+            found |= last_lines(path, set(ids), _LOG_LINES, project.zone)
     return found
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from zoneinfo import ZoneInfo
 
-from dwhctl.monitor.coverage import BADNESS, LETTERS, Cell, Coverage, Row, SliceStatus, grouped, marks_of
+from dwhctl.monitor.coverage import Cell, Coverage, Row, SliceStatus, completeness, grouped, marks_of
 
 #: More shards are folded by server, more servers by load; so many shards with gaps are shown beside them.
 MOST_ROWS = 600
 _MOST_WITH_GAPS = 100
 #: The class of a cell, which has its colour.
-_CLASSES = {
+_CLASSES: Mapping[str, str] = {
     SliceStatus.LOADED: "o",
     SliceStatus.SKIPPED: "o",
     SliceStatus.BEFORE_START: "n",
@@ -61,7 +61,6 @@ class PageLine:
 
     @property
     def letters(self) -> str:
-        """Return the letters of its cells, each once, for the filter."""
         return "".join(sorted({cell.letter for cell in self.cells}))
 
 
@@ -78,7 +77,6 @@ class GridTable:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether nothing that is over is missing."""
         return self.complete == self.expected
 
 
@@ -89,13 +87,18 @@ class PageGrid:
     days: tuple[date, ...]
     tables: tuple[GridTable, ...]
     statuses: tuple[SliceStatus, ...]
-    is_folded: bool = False
+    is_folded: bool
+
+
+def status_class(status: str) -> str:
+    """Return the class of a status, or of the state of a session."""
+    return _CLASSES.get(status, _WORST_CLASS)
 
 
 def grid_of(coverage: Coverage, zone: ZoneInfo) -> PageGrid:
     """Return the grid of a coverage; times are shown in this zone."""
     statuses = {cell.status for row in coverage.rows for cell in row.cells}
-    shown = tuple(sorted(statuses, key=BADNESS.__getitem__))
+    shown = tuple(sorted(statuses, key=lambda status: status.badness))
     is_folded = len(coverage.rows) > MOST_ROWS
     tables = _folded(coverage.rows, zone) if is_folded else _by_load(coverage.rows, zone)
     return PageGrid(coverage.days, tables, shown, is_folded)
@@ -112,12 +115,6 @@ def sessions_with_reason(coverage: Coverage) -> list[int]:
     return sorted(found, reverse=True)
 
 
-def completeness(rows: Sequence[Row]) -> tuple[int, int]:
-    """Return how many slices of these rows are complete, and how many are over."""
-    over = [cell.complete for row in rows for cell in row.cells if cell.over]
-    return sum(over), len(over)
-
-
 def _by_load(rows: Sequence[Row], zone: ZoneInfo) -> tuple[GridTable, ...]:
     return tuple(
         _table(name, of_load, [_line(row, zone) for row in of_load])
@@ -131,7 +128,7 @@ def _folded(rows: Sequence[Row], zone: ZoneInfo) -> tuple[GridTable, ...]:
     groups = by_server if len(by_server) <= MOST_ROWS else grouped(rows, lambda row: (row.load.name, ""))
     lines = [_folded_line(load, server, of_group) for (load, server), of_group in groups.items()]
     title = "servers" if groups is by_server else "loads"
-    bad = sorted((row for row in rows if _gaps(row)), key=_gaps, reverse=True)
+    bad = sorted((row for row in rows if row.gaps), key=lambda row: row.gaps, reverse=True)
     tables = [_table(title, rows, lines)]
     if bad:
         shown = tuple(_line(row, zone) for row in bad[:_MOST_WITH_GAPS])
@@ -152,29 +149,17 @@ def _is_bad(line: PageLine) -> bool:
 
 def _line(row: Row, zone: ZoneInfo) -> PageLine:
     cells = tuple(_cell(cell, zone) for cell in row.cells)
-    return PageLine(row.load.name, row.shard.connection, row.shard.name, cells, _gaps(row))
-
-
-def _gaps(row: Row) -> int:
-    return sum(cell.is_gap for cell in row.cells)
+    return PageLine(row.load.name, row.shard.connection, row.shard.name, cells, row.gaps)
 
 
 def _cell(cell: Cell, zone: ZoneInfo) -> PageCell:
-    letter = LETTERS[cell.status].letter
+    letter = cell.status.letter
     session = cell.session if cell.status in _WITH_REASON else None
-    return PageCell(
-        letter, _CLASSES.get(cell.status, _WORST_CLASS), letter, session, _moment(cell.started, zone)
-    )
-
-
-def _moment(at: datetime | None, zone: ZoneInfo) -> str:
-    return f"{at.astimezone(zone):%m-%d %H:%M}" if at is not None else ""
+    started = f"{cell.started.astimezone(zone):%m-%d %H:%M}" if cell.started is not None else ""
+    return PageCell(letter, status_class(cell.status), letter, session, started)
 
 
 def _folded_line(load: str, server: str, rows: Sequence[Row]) -> PageLine:
     marks = marks_of(rows)
-    cells = tuple(
-        PageCell(LETTERS[mark.worst].letter, _CLASSES.get(mark.worst, _WORST_CLASS), mark.text(4))
-        for mark in marks
-    )
+    cells = tuple(PageCell(mark.worst.letter, status_class(mark.worst), mark.text(4)) for mark in marks)
     return PageLine(load, server, "", cells, sum(mark.gaps for mark in marks), len(rows))

@@ -18,11 +18,12 @@ from markupsafe import Markup
 from dwhctl.core.errors import DwhctlError
 from dwhctl.core.files import write_whole
 from dwhctl.core.secrets import mask
-from dwhctl.core.words import printable, shown_time
-from dwhctl.monitor.coverage import BADNESS, LETTERS, status_of
-from dwhctl.monitor.timeline import Bar, Lane, Timeline
+from dwhctl.core.words import counted, printable, shown_seconds, shown_time
+from dwhctl.monitor.coverage import SliceStatus
+from dwhctl.monitor.timeline import Lane, Timeline
 from dwhctl.page.data import PageContent, read_page
 from dwhctl.page.failing import SessionDetails
+from dwhctl.page.grid import status_class
 from dwhctl.project.days import format_duration
 from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
@@ -54,9 +55,9 @@ class DrawnBar:
     kind: str
 
 
-def page_html(project: Project, now: datetime | None = None) -> str:
+def page_html(project: Project) -> str:
     """Read the sessions and return the page. Raise SessionsError."""
-    return render(read_page(project, now or datetime.now(UTC)))
+    return render(read_page(project, datetime.now(UTC)))
 
 
 def write_page(project: Project, path: Path) -> None:
@@ -87,7 +88,6 @@ def render(page: PageContent) -> str:
         style=Markup(style),  # noqa: S704 - of the package
         script=Markup(script),  # noqa: S704 - of the package
         details=_details(page),
-        letters=LETTERS,
         verify_command=in_project("dwhctl verify --date yesterday", page.project.root),
         again=AGAIN,
     )
@@ -128,7 +128,7 @@ def _environment(page: PageContent) -> Environment:
         "short": format_duration,
         "found": verify_result,
         "age": _age,
-        "seconds": _seconds,
+        "seconds": lambda seconds: "" if seconds is None else shown_seconds(seconds),
         "bars": drawn_bars,
         "points": trend_points,
         "status": status_class,
@@ -176,10 +176,9 @@ def _details(page: PageContent) -> dict[str, Any]:
         for id_, of_session in page.details.items()
         if page.sessions[id_].shard
     }
-    letters = dict(LETTERS.values())
     return {
         "root": visible(str(page.project.root)),
-        "letters": letters,
+        "letters": {status.letter: status.words for status in SliceStatus},
         "sessions": sessions,
         "texts": list(texts),
     }
@@ -217,26 +216,7 @@ def _age(age: timedelta) -> str:
     for size, noun in ((1440, "day"), (60, "hour")):
         if minutes >= 2 * size:
             return f"{minutes // size} {noun}s"
-    return f"{minutes} minute{'' if minutes == 1 else 's'}"
-
-
-def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} m" if hours else f"{minutes} m {rest} s"
-
-
-#: The class of a session's colour, by its state.
-_KINDS = {"loaded": "o", "skipped": "o", "running": "r", "up_for_retry": "w"}
-
-
-def status_class(state: str) -> str:
-    """Return the class of a state, which has its colour."""
-    return _KINDS.get(state, "b")
+    return counted(minutes, "minute")
 
 
 def drawn_bars(lane: Lane, timeline: Timeline) -> list[DrawnBar]:
@@ -249,8 +229,9 @@ def drawn_bars(lane: Lane, timeline: Timeline) -> list[DrawnBar]:
     found: list[DrawnBar] = []
     worst = -1
     for bar in sorted(lane.bars, key=lambda bar: bar.start):
-        first, last, badness = place(bar.start), max(place(bar.end), place(bar.start) + 1), _badness(bar)
-        kind = status_class(bar.session.state)
+        first, last = place(bar.start), max(place(bar.end), place(bar.start) + 1)
+        badness = bar.status.badness
+        kind = status_class(bar.status)
         if found and first < found[-1].x + found[-1].width + _CLOSE and last - first <= _CLOSE * 2:
             kept = found.pop()
             kind = kind if badness > worst else kept.kind
@@ -260,10 +241,6 @@ def drawn_bars(lane: Lane, timeline: Timeline) -> list[DrawnBar]:
             found.append(DrawnBar(first, last - first, kind))
             worst = badness
     return found
-
-
-def _badness(bar: Bar) -> int:
-    return BADNESS[status_of(bar.session.state)]
 
 
 def trend_points(values: Sequence[float]) -> str:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
 from typing import Literal
 
-from dwhctl.core.words import shown_time
+from dwhctl.core.words import counted, first_of, shown_time
 from dwhctl.cron import fire_times, jobs_of, machine_zone
 from dwhctl.monitor.coverage import Coverage
 from dwhctl.monitor.freshness import Sla, promised
@@ -73,7 +73,7 @@ def _complete(coverage: Coverage, now: datetime, project: Project) -> Iterator[t
     done = sum(cell.complete for cell in over)
     if over:
         rest = f" ({waiting:,} not over yet)" if waiting else ""
-        yield f"{done:,} of {_counted(len(over), 'slice')} of {yesterday} complete{rest}.", done == len(over)
+        yield f"{done:,} of {counted(len(over), 'slice')} of {yesterday} complete{rest}.", done == len(over)
 
 
 def _older_gaps(coverage: Coverage, now: datetime, project: Project) -> Iterator[str]:
@@ -81,7 +81,7 @@ def _older_gaps(coverage: Coverage, now: datetime, project: Project) -> Iterator
     yesterday = now.astimezone(project.zone).date() - timedelta(days=1)
     older = [day for _, day, cell in coverage.slices() if cell.is_gap and day < yesterday]
     if older:
-        yield f"{_counted(len(older), 'slice')} of earlier days missing, the oldest of {min(older)}."
+        yield f"{counted(len(older), 'slice')} of earlier days missing, the oldest of {min(older)}."
 
 
 def _failing(failing: Sequence[FailingGroup]) -> Iterator[str]:
@@ -90,8 +90,8 @@ def _failing(failing: Sequence[FailingGroup]) -> Iterator[str]:
     tasks = sum(len(group.shards) or 1 for group in failing)
     since = min(group.since for group in failing)
     reports = sum(group.is_report for group in failing)
-    parts = [_counted(tasks - reports, "shard")] if tasks > reports else []
-    parts += [_counted(reports, "report")] if reports else []
+    parts = [counted(tasks - reports, "shard")] if tasks > reports else []
+    parts += [counted(reports, "report")] if reports else []
     verb = "fails" if tasks == 1 else "fail"
     yield f"{' and '.join(parts)} {verb}, since {since}."
 
@@ -100,7 +100,7 @@ def _late(slas: Sequence[Sla]) -> Iterator[str]:
     for kind in ("load", "report"):
         missed = [sla for sla in slas if sla.kind == kind and sla.missed]
         if missed:
-            yield f"{_counted(len(missed), kind)} late: {_first(sla.name for sla in missed)}."
+            yield f"{counted(len(missed), kind)} late: {first_of([sla.name for sla in missed], 3)}."
 
 
 def _reports(reports: Mapping[str, bool], old: Sequence[str]) -> Iterator[str]:
@@ -108,7 +108,7 @@ def _reports(reports: Mapping[str, bool], old: Sequence[str]) -> Iterator[str]:
     if old and len(reports) == 1:
         yield f"The report {old[0]} is not up to date."
     elif old:
-        yield f"{len(old)} of {len(reports)} reports not up to date: {_first(iter(old))}."
+        yield f"{len(old)} of {len(reports)} reports not up to date: {first_of(old, 3)}."
     elif reports:
         yield (
             "The report is up to date."
@@ -164,12 +164,3 @@ def stale_at(project: Project, made: datetime) -> datetime | None:
 
 def _starts(schedule: str, after: datetime, count: int) -> list[datetime]:
     return [at.astimezone(UTC) for at in islice(fire_times(schedule, after, machine_zone()), count)]
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _first(names: Iterator[str]) -> str:
-    shown = list(names)
-    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

@@ -15,12 +15,13 @@ from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, groupby
-from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import UsageError
 from dwhctl.core.faults import reach
 from dwhctl.core.waiting import caught_signals
 from dwhctl.load.run import check_templates
+from dwhctl.project.loads import Load
+from dwhctl.project.model import Project
 from dwhctl.runtime.events import Listener, Notice, RunEnded, RunResult, RunStarted
 from dwhctl.runtime.locks import StateDir, work_names
 from dwhctl.runtime.log import logged_run
@@ -29,16 +30,12 @@ from dwhctl.runtime.prepare import targets_of
 from dwhctl.runtime.run_context import RunContext, limits_of, new_run_id
 from dwhctl.runtime.slots import Slots
 from dwhctl.sessions import open_if_there
+from dwhctl.sessions.store import SessionStore
 from dwhctl.sessions.values import Adopted, is_complete
 from dwhctl.verify.checks import batches
 from dwhctl.verify.compare import Comparison, last_sessions_of
 from dwhctl.verify.findings import Check, SliceComparison, not_compared, result_of
 from dwhctl.verify.sources import SourceAndWarehouse
-
-if TYPE_CHECKING:
-    from dwhctl.project.loads import Load
-    from dwhctl.project.model import Project
-    from dwhctl.sessions.store import SessionStore
 
 #: A batch takes whole days until it has so many slices: each shard is connected to once for each batch.
 BATCH_SLICES = 5_000
@@ -95,7 +92,6 @@ class AdoptReport:
         return [result for result in self.differing if result.has(Check.NOT_COMPARED)]
 
     def as_run(self) -> RunResult:
-        """Return the result for the run's log."""
         return RunResult(
             self.run_id,
             loaded=self.adopted,

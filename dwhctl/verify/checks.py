@@ -5,37 +5,35 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from dwhctl.core.columns import Column
 from dwhctl.core.errors import AttemptError, ConfigError, QueryError, SourceError, TargetRefusedError
 from dwhctl.core.sql import find_binds
+from dwhctl.monitor.coverage import grouped
 from dwhctl.project.connections import SYSTEMS
+from dwhctl.project.days import Slice
+from dwhctl.project.loads import Load, Shard
+from dwhctl.project.model import Project
 from dwhctl.project.query import Query
 from dwhctl.project.templates import render_extract
 from dwhctl.runtime.fanout import AnyCheck, FanOut, Heartbeat, RemoteCheck
+from dwhctl.runtime.plan import PlannedSlice
 from dwhctl.runtime.prepare import targets_of
 from dwhctl.runtime.slots import slots_of
 from dwhctl.systems.base.fingerprint import Measure
+from dwhctl.systems.base.inspection import Inspection
+from dwhctl.systems.base.source import Source
 from dwhctl.systems.base.system import SourceOptions, system_of
-
-if TYPE_CHECKING:
-    from dwhctl.core.columns import Column
-    from dwhctl.project.days import Slice
-    from dwhctl.project.loads import Load, Shard
-    from dwhctl.project.model import Project
-    from dwhctl.runtime.plan import PlannedSlice
-    from dwhctl.systems.base.inspection import Inspection
-    from dwhctl.systems.base.source import Source
-    from dwhctl.systems.base.target import Target
+from dwhctl.systems.base.target import Target
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer", covariant=True)
 Found = TypeVar("Found")
 Content = TypeVar("Content")
 
-if TYPE_CHECKING:
-    ReadSource = Callable[[Source, Query, PlannedSlice], Found]
-    ReadTable = Callable[[Sequence[PlannedSlice], Inspection, Heartbeat], Answer]
+ReadSource = Callable[[Source, Query, PlannedSlice], Found]
+ReadTable = Callable[[Sequence[PlannedSlice], Inspection, Heartbeat], Answer]
 
 _NAME = r'(?:[^\W\d][\w@#$]*|"(?:[^"]|"")+"|\[(?:[^\]]|\]\])+\])'
 _COLUMN = rf"{_NAME}(?:\.{_NAME})*"
@@ -186,7 +184,6 @@ class SliceReader:
         self._fan_out = FanOut(slots_of(project), jobs or project.max_workers)
 
     def close(self) -> None:
-        """Interrupt what still runs."""
         for target in self._targets.values():
             target.interrupt()
         self._fan_out.join_abandoned()
@@ -200,9 +197,7 @@ class SliceReader:
         beside: Sequence[AnyCheck] = (),
     ) -> list[TableCheck[Answer]]:
         """Run a check for each load and day of the slices, or for each load; others run at the same time."""
-        groups: dict[object, list[PlannedSlice]] = {}
-        for planned in slices:
-            groups.setdefault((planned.load.name, by_day and planned.slice.day), []).append(planned)
+        groups = grouped(slices, lambda planned: (planned.load.name, by_day and planned.slice.day))
         checks = [
             TableCheck(self._project, self._targets[group[0].load.target], group, read)
             for group in groups.values()
@@ -224,9 +219,7 @@ class SliceReader:
                 theirs[slice_] = content
                 heartbeat()
 
-        by_shard: dict[Shard, list[PlannedSlice]] = {}
-        for planned in slices:
-            by_shard.setdefault(planned.shard, []).append(planned)
+        by_shard = grouped(slices, lambda planned: planned.shard)
         sources = [SourceCheck(self._project, *item, read_source) for item in by_shard.items()]
         tables = self.read_tables(slices, read, beside=sources)
         ours = {slice_: found for check in sources for slice_, found in check.answers.items()}

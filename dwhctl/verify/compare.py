@@ -15,10 +15,16 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import chain
-from typing import TYPE_CHECKING
 
+from dwhctl.core.errors import AttemptError
+from dwhctl.monitor.coverage import grouped
 from dwhctl.project.days import FIRST_DAY, LAST_DAY, Slice
+from dwhctl.project.loads import Load
+from dwhctl.project.model import Project
+from dwhctl.runtime.plan import PlannedSlice
+from dwhctl.sessions.store import SessionStore
 from dwhctl.sessions.values import LastSession, State, is_complete
+from dwhctl.systems.base.fingerprint import Fingerprint, Measure
 from dwhctl.verify.checks import SliceReader
 from dwhctl.verify.findings import (
     Check,
@@ -32,15 +38,7 @@ from dwhctl.verify.findings import (
     result_of,
 )
 
-if TYPE_CHECKING:
-    from dwhctl.core.errors import AttemptError
-    from dwhctl.project.loads import Load
-    from dwhctl.project.model import Project
-    from dwhctl.runtime.plan import PlannedSlice
-    from dwhctl.sessions.store import SessionStore
-    from dwhctl.systems.base.fingerprint import Fingerprint, Measure
-
-    Sessions = Mapping[Slice, LastSession | None]
+Sessions = Mapping[Slice, LastSession | None]
 
 _MOST_ROUNDS = 3
 
@@ -102,7 +100,7 @@ class Comparison:
         project: Project,
         sides: Sides,
         store: SessionStore | None,
-        listen: Callable[[str], None] = lambda _: None,
+        listen: Callable[[str], None],
     ) -> None:
         self._project = project
         self._sides = sides
@@ -155,7 +153,7 @@ class Comparison:
             return []
         self._listen(f"comparing {len(chosen):,} slices{self._sides.what}")
         pairs = self._sides.measure(chosen)
-        differing = [pair for planned in chosen if (pair := self._judge(planned, pairs[planned.slice]))]
+        differing = [pair for planned in chosen if (pair := self._record(planned, pairs[planned.slice]))]
         if explain and differing:
             for slice_, explanation in self._sides.explain(differing).items():
                 result = self._results[slice_]
@@ -168,7 +166,7 @@ class Comparison:
             planned for planned in changed if _may_have_changed(before[planned.slice], after[planned.slice])
         ]
 
-    def _judge(self, planned: PlannedSlice, pair: Pair | AttemptError) -> Pair | None:
+    def _record(self, planned: PlannedSlice, pair: Pair | AttemptError) -> Pair | None:
         """Record the result on a slice; return the pair when both sides have rows, and differ."""
         if not isinstance(pair, Pair):
             self._results[planned.slice] = result_of(planned, not_compared(pair))
@@ -185,13 +183,11 @@ class Comparison:
 
 def last_sessions_of(project: Project, store: SessionStore, slices: Sequence[PlannedSlice]) -> Sessions:
     """Return the latest session of each slice; the slice of a load without days has the sessions of all days."""
-    days: dict[str, list[date]] = {}
-    for planned in slices:
-        days.setdefault(planned.load.name, []).append(planned.slice.day)
     last: dict[tuple[str, str, date | None], LastSession] = {}
-    for name, of_load in days.items():
+    for name, of_load in grouped(slices, lambda planned: planned.load.name).items():
         sliced = project.loads[name].slice_by is not None
-        first, final = (min(of_load), max(of_load)) if sliced else (FIRST_DAY, LAST_DAY)
+        days = {planned.slice.day for planned in of_load}
+        first, final = (min(days), max(days)) if sliced else (FIRST_DAY, LAST_DAY)
         found = store.last_sessions(name, first, final)
         for session in sorted(found, key=lambda session: session.started):
             key = (name, session.shard, session.day if sliced else None)

@@ -9,22 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
+from dwhctl.core.errors import AttemptError
 from dwhctl.core.secrets import mask
 from dwhctl.core.words import escaped
 from dwhctl.monitor.coverage import Gap, fold_shards
 from dwhctl.project.fields import name_problem
+from dwhctl.project.loads import Load
+from dwhctl.project.model import Project
+from dwhctl.runtime.plan import PlannedSlice
 from dwhctl.sessions.values import LastSession, State
-
-if TYPE_CHECKING:
-    from dwhctl.core.errors import AttemptError
-    from dwhctl.project.loads import Load
-    from dwhctl.project.model import Project
-    from dwhctl.runtime.plan import PlannedSlice
-    from dwhctl.systems.base.fingerprint import Fingerprint, Measure
-    from dwhctl.systems.base.inspection import Cut, Differing, Duplicates
-
+from dwhctl.systems.base.fingerprint import Fingerprint, Measure
+from dwhctl.systems.base.inspection import Cut, Differing, Duplicates
 
 #: How many keys of a side are shown.
 KEYS_SHOWN = 3
@@ -91,6 +87,11 @@ class SliceFinding:
     rows: int | None = None
     key: str | None = None
 
+    @property
+    def sides(self) -> str:
+        """Return both values as `1 / 2`, without one that there is not."""
+        return " / ".join(text for text in (self.source, self.warehouse) if text is not None)
+
 
 @dataclass(slots=True)
 class SliceComparison:
@@ -104,7 +105,6 @@ class SliceComparison:
 
     @property
     def is_equal(self) -> bool:
-        """Return whether both sides hold the same rows."""
         return not self.findings
 
     @property
@@ -122,12 +122,10 @@ class SliceComparison:
         return "not compared" if self.has(Check.NOT_COMPARED) else "different"
 
     def has(self, check: Check) -> bool:
-        """Return whether it was found."""
         return any(finding.check is check for finding in self.findings)
 
 
 def result_of(planned: PlannedSlice, *findings: SliceFinding, rows: int | None = None) -> SliceComparison:
-    """Return the result on a planned slice."""
     return SliceComparison(planned.load.name, planned.shard.name, planned.slice.day, list(findings), rows)
 
 
@@ -161,7 +159,6 @@ def missing(table: str, rows: int, *, here: bool) -> SliceFinding:
 
 
 def column_differs(measure: Measure, name: str, differing: Differing) -> SliceFinding:
-    """Say that rows differ in a column."""
     example = differing.example
     if example is None:
         return SliceFinding(Check.VALUES, column=name, rows=differing.rows)
@@ -177,7 +174,6 @@ def duplicate_finding(check: Check, measure: Measure, duplicates: Duplicates) ->
 
 
 def key_names(measure: Measure) -> str:
-    """Return the names of the key's columns."""
     return ", ".join(column.name for column in measure.key)
 
 
@@ -219,7 +215,6 @@ class Explanation:
 
 
 def incomplete(last: LastSession | None) -> SliceFinding:
-    """Say why a slice is not complete."""
     if last is None:
         why = "never loaded"
     elif last.state in (State.LOADED, State.SKIPPED):
@@ -230,7 +225,6 @@ def incomplete(last: LastSession | None) -> SliceFinding:
 
 
 def not_compared(error: AttemptError) -> SliceFinding:
-    """Say why a slice was not compared."""
     return SliceFinding(Check.NOT_COMPARED, detail=str(error))
 
 
@@ -300,7 +294,7 @@ class FoldedFinding:
         return ", ".join(texts)
 
 
-def fold(results: Iterable[SliceComparison], *, equal: bool = False) -> list[FoldedFinding]:
+def fold(results: Iterable[SliceComparison], *, equal: bool) -> list[FoldedFinding]:
     """Fold findings by load, check, column and reason, in their order; with `equal` also the slices without any."""
     found: dict[tuple[object, ...], FoldedFinding] = {}
     for result in results:

@@ -8,17 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
 from dwhctl.core.files import inside, read_bytes, write_whole
+from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
 from dwhctl.runtime.locks import StateDir
 from dwhctl.verify.findings import SliceComparison
-
-if TYPE_CHECKING:
-    from dwhctl.project.model import Project
 
 #: So many shards with a difference are listed.
 _MOST_SHARDS = 5
@@ -52,7 +49,6 @@ class LastVerify:
 
     @property
     def slices(self) -> int:
-        """Return how many slices were looked at."""
         return self.equal + self.different + self.not_compared + self.incomplete
 
     def command(self, root: Path) -> str:
@@ -71,7 +67,6 @@ class LastVerify:
 
 
 def repair_command(load: str, shard: str, day: date) -> str:
-    """Return the command that loads a slice again."""
     return f"dwhctl load {shlex.quote(load)} --date {day} --shard {shlex.quote(shard)}"
 
 
@@ -124,7 +119,6 @@ def read_last(project: Project) -> tuple[LastVerify, ...]:
 
 def _example(result: SliceComparison) -> str:
     finding = result.findings[0]
-    sides = " / ".join(text for text in (finding.source, finding.warehouse) if text is not None)
     where = " ".join(filter(None, (result.shard, str(result.day or ""))))
-    what = " ".join(filter(None, (finding.check.value, finding.column, sides, finding.detail)))
+    what = " ".join(filter(None, (finding.check.value, finding.column, finding.sides, finding.detail)))
     return f"{where}: {what}"

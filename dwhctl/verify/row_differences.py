@@ -13,22 +13,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dwhctl.core.errors import AttemptError
+from dwhctl.project.days import Slice
+from dwhctl.project.query import Query
+from dwhctl.runtime.fanout import Heartbeat
+from dwhctl.runtime.plan import PlannedSlice
+from dwhctl.systems.base.fingerprint import Measure, Write
 from dwhctl.systems.base.inspection import CUT_CHARACTERS, Differing, Example, Inspection, Pieces, read_pieces
+from dwhctl.systems.base.source import Source
 from dwhctl.verify.checks import SliceReader, batches
 from dwhctl.verify.findings import KEYS_SHOWN, Explanation, column_differs, listed_keys
 
-if TYPE_CHECKING:
-    from dwhctl.core.errors import AttemptError
-    from dwhctl.project.days import Slice
-    from dwhctl.project.query import Query
-    from dwhctl.runtime.fanout import Heartbeat
-    from dwhctl.runtime.plan import PlannedSlice
-    from dwhctl.systems.base.fingerprint import Measure, Write
-    from dwhctl.systems.base.source import Source
-
-    _Rows = Sequence[Sequence[Any]]
+_Rows = Sequence[Sequence[Any]]
 
 #: In so many slices of a load the rows are searched.
 MOST_SLICES = 30
@@ -57,12 +55,10 @@ class Case:
 
     @property
     def count(self) -> int:
-        """Return how many buckets the keys have."""
         return max(1, min(self.rows // _BUCKET_ROWS, _MOST_BUCKETS))
 
     @property
     def columns(self) -> list[str]:
-        """Return the names of the compared columns."""
         return [column.name for column in self.measure.values]
 
     # Each step writes a query for both sides, or None when there is nothing to read, and takes the rows.
@@ -114,7 +110,6 @@ class Case:
                 self.differing[name] = Differing(len(keys) if self.is_whole else None)
 
     def value_query(self) -> Write | None:
-        """Read the rows that are shown."""
         only = [*self.only_source[: KEYS_SHOWN + 1], *self.only_warehouse[: KEYS_SHOWN + 1]]
         keys = sorted({*self.examples.values(), *only})
         if not keys:
@@ -123,7 +118,6 @@ class Case:
         return lambda dialect, *parts: dialect.pieces(*parts, where, CUT_CHARACTERS)
 
     def take_values(self, source: _Rows, warehouse: _Rows) -> None:
-        """Take the values of the examples."""
         for shown, rows in zip(self.shown, (source, warehouse), strict=True):
             shown.update({int(row[0]): read_pieces(row[1:], len(self.measure.key)) for row in rows})
         ours, theirs = self.shown
@@ -134,7 +128,6 @@ class Case:
                 self.differing[name] = replace(self.differing[name], example=example)
 
     def explanation(self) -> Explanation:
-        """Return what was found."""
         if not self.was_searched:
             return Explanation(f"which rows differ was looked for in {MOST_SLICES} slices of the load only")
         if self.failure is not None:

@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import UsageError
 from dwhctl.core.waiting import caught_signals
 from dwhctl.load.run import check_templates
 from dwhctl.project.fields import table_problem
+from dwhctl.project.loads import Load
+from dwhctl.project.model import Project
 from dwhctl.runtime.plan import LoadRequest, Plan, candidates, chosen_loads
 from dwhctl.sessions import open_if_there
+from dwhctl.sessions.store import SessionStore
 from dwhctl.verify.compare import Comparison, Sides
 from dwhctl.verify.findings import Check, SliceComparison, incomplete, result_of
 from dwhctl.verify.last import keep_last
 from dwhctl.verify.sources import SourceAndWarehouse
 from dwhctl.verify.tables import TwoTables
-
-if TYPE_CHECKING:
-    from dwhctl.project.loads import Load
-    from dwhctl.project.model import Project
-    from dwhctl.sessions.store import SessionStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import AttemptError
 from dwhctl.project.days import FIRST_DAY, LAST_DAY, Slice
+from dwhctl.project.loads import Load
+from dwhctl.project.model import Project
+from dwhctl.project.query import Query
+from dwhctl.runtime.fanout import Heartbeat
+from dwhctl.runtime.plan import PlannedSlice
 from dwhctl.runtime.prepare import check_columns
+from dwhctl.sessions.store import SessionStore
+from dwhctl.systems.base.fingerprint import Fingerprint, Measure
+from dwhctl.systems.base.inspection import Duplicates, Inspection
+from dwhctl.systems.base.source import Source
 from dwhctl.verify.checks import measure_of, without_slice
 from dwhctl.verify.compare import Pair, Sides
 from dwhctl.verify.findings import (
@@ -27,17 +35,6 @@ from dwhctl.verify.findings import (
     what_to_do,
 )
 from dwhctl.verify.row_differences import Case, chosen_cases, find_rows
-
-if TYPE_CHECKING:
-    from dwhctl.project.loads import Load
-    from dwhctl.project.model import Project
-    from dwhctl.project.query import Query
-    from dwhctl.runtime.fanout import Heartbeat
-    from dwhctl.runtime.plan import PlannedSlice
-    from dwhctl.sessions.store import SessionStore
-    from dwhctl.systems.base.fingerprint import Fingerprint, Measure
-    from dwhctl.systems.base.inspection import Duplicates, Inspection
-    from dwhctl.systems.base.source import Source
 
 _IDS_SHOWN = 3
 
@@ -60,7 +57,7 @@ class SourceAndWarehouse(Sides):
         project: Project,
         jobs: int | None,
         store: SessionStore | None,
-        globs: Sequence[str] = (),
+        globs: Sequence[str],
         listen: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(project, jobs)

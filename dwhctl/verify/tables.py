@@ -9,10 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import partial
-from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, UsageError
+from dwhctl.project.days import Slice
+from dwhctl.project.loads import Load
+from dwhctl.project.model import Project
+from dwhctl.runtime.fanout import Heartbeat
+from dwhctl.runtime.plan import PlannedSlice
 from dwhctl.runtime.prepare import check_columns
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure
 from dwhctl.systems.base.inspection import Contrast, Inspection, Other
@@ -29,13 +33,6 @@ from dwhctl.verify.findings import (
     key_names,
     listed_keys,
 )
-
-if TYPE_CHECKING:
-    from dwhctl.project.days import Slice
-    from dwhctl.project.loads import Load
-    from dwhctl.project.model import Project
-    from dwhctl.runtime.fanout import Heartbeat
-    from dwhctl.runtime.plan import PlannedSlice
 
 #: Kinds whose values have the same canonical text where they are equal.
 _ALIKE = (
@@ -108,7 +105,7 @@ class TwoTables(Sides):
     """The table of a load, and another table of the same warehouse, which the load does not fill."""
 
     def __init__(
-        self, project: Project, jobs: int | None, load: Load, table: str, globs: Sequence[str] = ()
+        self, project: Project, jobs: int | None, load: Load, table: str, globs: Sequence[str]
     ) -> None:
         super().__init__(project, jobs)
         self.what = f" of {load.table} and {table}"

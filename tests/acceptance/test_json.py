@@ -247,6 +247,18 @@ def test_every_problem_of_a_configuration_is_in_it(root: Path, shown: Shown) -> 
     assert any("nothing" in line for line in found["errors"])
 
 
+def test_a_cluster_that_does_not_answer_is_an_error_of_the_check(
+    root: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dwhctl.load.cluster_client.cluster_problem", lambda _: "it has no worker")
+    small_project(root)
+    make_databases(root)
+    executor = '[executor]\ntype = "dask"\nscheduler = "tcp://127.0.0.1:8786"\nshared_state = true\n'
+    with (root / "config/dwhctl.toml").open("a") as file:
+        file.write(f"\n{executor}")
+    assert shown("config", "check", "--online", code=1)["errors"] == ["executor: it has no worker"]
+
+
 def test_a_held_lock_and_an_interruption(root: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import nullcontext
 

@@ -1,4 +1,4 @@
-"""How a command ends: its errors become a message and an exit code; for a command from cron the channels are notified.
+"""How a command ends: the page is written, errors become a message and an exit code, and channels are notified of them.
 
 `dwhctl --help` imports this module: what only a failure needs is imported when it happens.
 """
@@ -9,16 +9,30 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from dwhctl.cli.common.options import Settings, use_project
-from dwhctl.core.errors import DwhctlError, ExitCode, InternalError, Interrupted, UsageError
-from dwhctl.core.waiting import Waiting, announced
+from dwhctl.cli.common.output import CANNOT_WRITE, begin_output, has_result, silence, tell
+from dwhctl.core.errors import (
+    ConfigError,
+    DwhctlError,
+    ExitCode,
+    InternalError,
+    Interrupted,
+    LockHeldError,
+    UsageError,
+)
+from dwhctl.core.files import denied
+from dwhctl.core.waiting import Waiting, announced, caught_signals
+from dwhctl.core.words import SCHEDULED, one_line, shown_command, shown_time, without_arguments
+
+if TYPE_CHECKING:
+    from dwhctl.project.model import Project
 
 PROGRAM = "dwhctl"
 COMPLETION = "_DWHCTL_COMPLETE"
@@ -70,7 +84,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         _write_any_character(stream)
     given = list(sys.argv[1:] if arguments is None else arguments)
-    _begin_output()
+    begin_output()
     try:
         with announced(lambda waiting: _show_wait(waiting, settings)):
             code = _invoke(command, given, settings)
@@ -80,34 +94,32 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         return ending.exit_code
     except click.ClickException as error:
         shown, message = _without_values(error, given)
-        _tell(shown)
+        tell(shown)
         _show_error(given, UsageError.__name__, message, error.exit_code)
         return _notified(error.exit_code, given, message, settings)
     except (click.Abort, KeyboardInterrupt, Interrupted) as stop:
-        _tell("Error: interrupted")
+        tell("Error: interrupted")
         code = stop.exit_code if isinstance(stop, Interrupted) else ExitCode.INTERRUPTED
         _show_error(given, Interrupted.__name__, "interrupted", code)
         return code
     except Exception as error:
         code, problems = _end(error, debug=settings.debug)
         if problems:
-            _tell(_listed(problems))
-            _show_error(given, _class_of(error), "\n".join(problems), code)
+            tell(_listed(problems))
+            # A defect is an InternalError.
+            kind = type(error) if isinstance(error, DwhctlError | OSError) else InternalError
+            _show_error(given, kind.__name__, "\n".join(problems), code)
         return _notified(code, given, str(error), settings)
 
 
 def _show_wait(waiting: Waiting, settings: Settings) -> None:
     """Write what a command waits for; a run shows it in its progress instead."""
     if waiting.text and not settings.quiet:
-        from dwhctl.core.words import one_line, shown_time
-
-        _tell(f"{shown_time()} {one_line(waiting.text)}")
+        tell(f"{shown_time()} {one_line(waiting.text)}")
 
 
 def _without_values(error: click.ClickException, arguments: Sequence[str]) -> tuple[str, str]:
     """Return click's text on wrong usage, whole and as a message, without the arguments: they may be secrets."""
-    from dwhctl.core.words import without_arguments
-
     text = io.StringIO()
     error.show(file=text)
     return (
@@ -134,14 +146,12 @@ def _end(error: Exception, *, debug: bool) -> tuple[ExitCode, list[str]]:
     if debug:
         import traceback
 
-        _tell("".join(traceback.format_exception(error)).rstrip())
+        tell("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, DwhctlError):
         # Not `splitlines`: a separator of lines in a server's text begins no problem of its own.
         lines = [line for line in str(error).split("\n") if line.strip()]
         return error.exit_code, lines or [type(error).__name__]
     if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM and error.filename is not None:
-        from dwhctl.core.files import denied
-
         path = os.fsdecode(error.filename)
         remedy = denied(Path(path)) if isinstance(error, PermissionError) else _OF_THE_SYSTEM[error.errno]
         return ExitCode.FAILED, [f"{path}: {error.strerror}; {remedy}"]
@@ -152,8 +162,6 @@ def _end(error: Exception, *, debug: bool) -> tuple[ExitCode, list[str]]:
 
 
 def _without_output(error: OSError) -> tuple[ExitCode, list[str]]:
-    from dwhctl.cli.common.output import CANNOT_WRITE, silence
-
     silence(sys.stdout)
     if isinstance(error, BrokenPipeError):  # the reader has gone
         return ExitCode.DONE, []
@@ -166,16 +174,9 @@ def _listed(problems: Sequence[str]) -> str:
     return "\n".join([f"Error: {len(problems)} problems:", *(f"  {line}" for line in problems)])
 
 
-def _class_of(error: Exception) -> str:
-    """Return the class of an error as a result has it: a defect is an InternalError."""
-    return type(error).__name__ if isinstance(error, DwhctlError | OSError) else InternalError.__name__
-
-
 def _show_error(arguments: Sequence[str], error_class: str, message: str, code: int) -> None:
     """With `--format json` write the error to stdout as an object, unless the command has written its result."""
-    from dwhctl.cli.common.output import has_result
-
-    if not _wants_json(arguments) or has_result():
+    if _typed(arguments).get("--format") != "json" or has_result():
         return
     from dwhctl.cli.common.objects import ErrorObject, ErrorPart, show_object
 
@@ -183,30 +184,6 @@ def _show_error(arguments: Sequence[str], error_class: str, message: str, code: 
     # Where stdout cannot be written, stderr has the error.
     with suppress(DwhctlError):
         show_object(ErrorObject(exit_code=code, error=part))
-
-
-def _wants_json(arguments: Sequence[str]) -> bool:
-    """Return whether the last --format is json; click may have refused the arguments before it read them."""
-    form = None
-    words = iter(arguments)
-    for word in words:
-        if word == "--format":
-            form = next(words, None)
-        elif word.startswith("--format="):
-            form = word.partition("=")[2]
-    return form == "json"
-
-
-def _begin_output() -> None:
-    from dwhctl.cli.common.output import begin_output
-
-    begin_output()
-
-
-def _tell(text: str) -> None:
-    from dwhctl.cli.common.output import tell
-
-    tell(text)
 
 
 def _came_from_writing(error: BaseException) -> bool:
@@ -255,53 +232,47 @@ _WORKING = {"load": "load", "refresh-reports": "refresh", "watch": "watch"}
 def _notified(code: int, arguments: Sequence[str], message: str, settings: Settings) -> int:
     """Return the exit code; when it is 2 and a scheduler started the command, notify the channels first."""
     if code == ExitCode.USAGE and _is_scheduled(arguments):
-        from dwhctl.core.words import one_line
-
         try:
             for line in _notify(arguments, message, settings):
-                _tell(one_line(line))
+                tell(one_line(line))
         except (Interrupted, KeyboardInterrupt):
-            _tell("interrupted while the alerts were sent")
+            tell("interrupted while the alerts were sent")
         except Exception as error:
-            _tell(one_line(f"the alerts cannot be sent: {type(error).__name__}: {error}"))
+            tell(one_line(f"the alerts cannot be sent: {type(error).__name__}: {error}"))
     return code
 
 
 def _is_scheduled(arguments: Sequence[str]) -> bool:
     """Return whether a scheduler started this to do work: a person who types a command sees what is wrong with it."""
-    from dwhctl.core.words import SCHEDULED
-
     given = set(arguments)
     return (
         SCHEDULED in given
-        and _command_and_project(arguments)[0] in _WORKING
+        and _typed(arguments).get("command") in _WORKING
         and not {"--dry-run", "--help"} & given
     )
 
 
-def _command_and_project(arguments: Sequence[str]) -> tuple[str | None, Path | None]:
-    """Return the command and the --project of arguments that click has refused."""
-    command, project = None, None
+def _typed(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the command, --project and --format, the last of each, of arguments that click may have refused."""
+    found: dict[str, str] = {}
     left = iter(arguments)
     for argument in left:
-        if argument == "--project":
-            project = next(left, project)
-        elif argument.startswith("--project="):
-            project = argument.partition("=")[2]
+        option, equals, value = argument.partition("=")
+        if option in ("--project", "--format"):
+            found[option] = value if equals else next(left, "")
         elif not argument.startswith("-"):
-            command = command or argument
-    return command, Path(project) if project is not None else None
+            found.setdefault("command", argument)
+    return found
 
 
 def _notify(arguments: Sequence[str], message: str, settings: Settings) -> list[str]:
     from dwhctl.alerts.digest import RunKind
-    from dwhctl.core.errors import ConfigError
-    from dwhctl.core.words import shown_command
     from dwhctl.notify import notify_usage_error
     from dwhctl.project.find import find_project
     from dwhctl.project.read import read_for_alerts
 
-    name, given = _command_and_project(arguments)
+    typed = _typed(arguments)
+    given = Path(typed["--project"]) if "--project" in typed else None
     try:
         root = find_project(settings.project or given)
     except ConfigError:
@@ -310,5 +281,44 @@ def _notify(arguments: Sequence[str], message: str, settings: Settings) -> list[
     if project is None or not project.alerts:
         return []
     use_project(project)
-    sent = notify_usage_error(project, shown_command(arguments), message, RunKind(_WORKING[name or ""]))
+    sent = notify_usage_error(project, shown_command(arguments), message, RunKind(_WORKING[typed["command"]]))
     return [alert.words() for alert in sent]
+
+
+# The page at the end of a run: written anew where the configuration has a path for it
+
+
+@contextmanager
+def page_afterwards(project: Project) -> Iterator[None]:
+    """Write the page when the run in the block has ended, also when an error ended it.
+
+    Not after a command that did no work, and not after an interruption. A page that cannot be written is one warning:
+    it changes neither the result of the run nor its exit code.
+    """
+    try:
+        yield
+    except (LockHeldError, UsageError, Interrupted):
+        raise
+    except DwhctlError:
+        rewrite_page(project)
+        raise
+    rewrite_page(project)
+
+
+def rewrite_page(project: Project) -> None:
+    """Write the page where the configuration has a path for it. Raise nothing."""
+    if project.page.path is None:
+        return
+    try:
+        from dwhctl.page.render import write_page
+
+        with caught_signals():
+            write_page(project, project.page.path)
+    except Interrupted:
+        tell("interrupted while the page was written; the next run writes it")
+    except DwhctlError as error:
+        text = str(error)
+        problem = text if text.startswith("the page") else f"the page cannot be written: {text}"
+        tell(one_line(f"warning: {problem}; the run itself is not affected"))
+    except Exception as error:
+        tell(one_line(f"warning: the page cannot be written: {type(error).__name__}: {error}"))

@@ -36,7 +36,6 @@ class ListingColumn(Generic[T]):
     style: Callable[[Any], str] | None = None
 
     def of(self, row: T, *, for_table: bool) -> object:
-        """Return the value of a row."""
         if for_table and callable(self.in_table):
             return self.in_table(row)
         return getattr(row, self.name) if self.value is None else self.value(row)

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dwhctl.cli.common.output import counted, packed, shown_seconds
+from dwhctl.cli.common.output import packed
 from dwhctl.cli.common.progress import (
     Server,
     Tally,
@@ -23,7 +23,7 @@ from dwhctl.cli.common.progress import (
 from dwhctl.cli.common.table import Screen
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import Waiting
-from dwhctl.core.words import one_line
+from dwhctl.core.words import counted, one_line, shown_seconds
 from dwhctl.runtime.events import Event, Notice, SliceClosed
 from dwhctl.runtime.failures import reason_of
 from dwhctl.runtime.messages import Failure

@@ -8,13 +8,17 @@ are in their modules; `results` fills those of runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import date, datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from dwhctl.cli.common.listing import show_json
 from dwhctl.core.errors import ExitCode
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+P = TypeVar("P", bound="DataclassInstance")
 # The types are read when the schema is made: none of them may be imported for TYPE_CHECKING only.
 
 
@@ -24,6 +28,12 @@ class ResultObject:
 
     exit_code: int
     """The exit code of the process."""
+
+
+def part_of(kind: type[P], source: object, **given: object) -> P:
+    """Return a part with the given fields; the others are attributes of the source, by the same names."""
+    names = (field.name for field in fields(kind) if field.name not in given)
+    return kind(**{name: getattr(source, name) for name in names}, **given)
 
 
 def show_object(result: ResultObject) -> ExitCode:

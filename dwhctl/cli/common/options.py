@@ -1,15 +1,19 @@
-"""What commands share: options, types of values, completion, and groups that import a command when it runs."""
+"""What commands share: options, days and ranges, completion, and groups that import a command when it runs."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
+
+from dwhctl.core.errors import UsageError
+from dwhctl.core.files import set_group_access
+from dwhctl.core.words import nearest, quoted, use_zone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,9 +55,6 @@ class Settings:
 
 def use_project(project: Project) -> None:
     """Write files for the project's group, and times in its zone, from now on."""
-    from dwhctl.core.files import set_group_access
-    from dwhctl.core.words import use_zone
-
     set_group_access(project.group_access)
     use_zone(project.zone)
 
@@ -102,33 +103,39 @@ def with_options(*options: Option) -> Option:
 
 
 common_options = with_options(*_COMMON)
+
+
+def with_settings(function: Callable[..., Any]) -> Any:
+    """Give a command the common options; its first argument is their Settings."""
+    return common_options(pass_settings(function))
+
+
 scheduled_option = click.option(
     "--scheduled",
     is_flag=True,
     help="In the lines of `crontab install`: send wrong usage, and a lock held three times in a row, to the alert"
     " channels.",
 )
-format_option = click.option(
-    "--format",
-    "form",
-    type=click.Choice(("table", "json", "csv")),
-    default="table",
-    show_default=True,
-    help="How the listing is written.",
-)
 
-result_option = click.option(
-    "--format",
-    "form",
-    type=click.Choice(("text", "json")),
-    default="text",
-    show_default=True,
-    help="How the result is written: as text, or as one JSON object (dwhctl docs json).",
+
+def choice_option(*names: str, choices: Sequence[str], help_text: str) -> Option:
+    """Return an option with these values, of which the first is the default."""
+    kind = click.Choice(tuple(choices))
+    return click.option(*names, type=kind, default=choices[0], show_default=True, help=help_text)
+
+
+def form_option(*forms: str, help_text: str) -> Option:
+    """Return the --format of a command."""
+    return choice_option("--format", "form", choices=forms, help_text=help_text)
+
+
+format_option = form_option("table", "json", "csv", help_text="How the listing is written.")
+result_option = form_option(
+    "text", "json", help_text="How the result is written: as text, or as one JSON object (dwhctl docs json)."
 )
 
 
 def limit_option(default: int, help_text: str, most: int = 1_000_000) -> Option:
-    """Return the --limit of a listing."""
     return click.option(
         "--limit",
         type=click.IntRange(1, most),
@@ -140,7 +147,6 @@ def limit_option(default: int, help_text: str, most: int = 1_000_000) -> Option:
 
 
 def days_option(help_text: str, most: int, default: int | None = None) -> Option:
-    """Return the --days of a report."""
     days = click.IntRange(1, most)
     return click.option(
         "--days", type=days, default=default, show_default=default is not None, metavar="N", help=help_text
@@ -154,7 +160,6 @@ class Duration(_TimeType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
         """Read the text as the configuration does."""
-        from dwhctl.core.errors import UsageError
         from dwhctl.project.days import parse_duration
 
         if isinstance(value, timedelta):
@@ -202,6 +207,51 @@ wait_option = click.option(
 )
 
 
+# The period that a command works on: one day (`--date`), or a range of days (`-s`, `-e`)
+
+
+def date_option(what: str, default: str | None = None) -> Option:
+    """Return the --date of a command; without a default it is required."""
+    # click takes an explicit None for a default.
+    more: dict[str, Any] = {"default": default, "show_default": True} if default else {"required": True}
+    return click.option("--date", "day", metavar="D", help=f"{what}: {DATE_HELP}", **more)
+
+
+def start_option(what: str = "The first day", *, required: bool = False) -> Option:
+    return click.option("-s", "--start", metavar="D", required=required, help=f"{what}: {DATE_HELP}")
+
+
+def end_option(rest: str = ".", *, required: bool = False) -> Option:
+    text = f"The last day, included, in the same forms{rest}"
+    return click.option("-e", "--end", metavar="D", required=required, help=text)
+
+
+def chosen_day(
+    project: Project, option: str, text: str, now: datetime | None = None, *, ahead: int = 1
+) -> date:
+    """Return the day of an option. Raise UsageError for one that is more than so many days ahead."""
+    from dwhctl.project.days import resolve_day
+
+    now = now or datetime.now(project.zone)
+    day = resolve_day(text, project.zone, now)
+    today = now.astimezone(project.zone).date()
+    if day > today + timedelta(days=ahead):
+        remedy = "; give a day up to tomorrow" if ahead else ""
+        raise UsageError(f"{option} {day} lies in the future: today is {today} in {project.timezone}{remedy}")
+    return day
+
+
+def chosen_days(project: Project, start: str, end: str, *, newest_first: bool = False) -> tuple[date, ...]:
+    """Return the days of --start and --end, both included. Raise UsageError for a range that cannot be."""
+    from dwhctl.runtime.plan import days_between
+
+    now = datetime.now(project.zone)
+    first, last = (
+        chosen_day(project, option, text, now) for option, text in (("--start", start), ("--end", end))
+    )
+    return days_between(first, last, newest_first=newest_first)
+
+
 class CommandEntry(NamedTuple):
     """The module of a command within the group's package, and its line in the help of the group."""
 
@@ -218,8 +268,6 @@ class CommandGroup(click.Group):
         """Return the command of the first argument. Raise UsageError with the nearest one."""
         name = args[0]
         if not ctx.resilient_parsing and not name.startswith("-") and name not in self.list_commands(ctx):
-            from dwhctl.core.words import nearest, quoted
-
             ctx.fail(f"No such command {quoted(name)}; {nearest(name, self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
 
@@ -231,7 +279,6 @@ class LazyGroup(CommandGroup):
     table: Mapping[str, CommandEntry] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Return the commands in the table's order."""
         return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
@@ -246,7 +293,6 @@ class LazyGroup(CommandGroup):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the commands' lines from the table."""
         if not self.table:
             return
         with formatter.section("Commands"):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from dwhctl.core.errors import DwhctlError
 from dwhctl.core.secrets import mask
-from dwhctl.core.words import printable
+from dwhctl.core.words import printable, shown_seconds
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -57,27 +57,12 @@ def paint(lines: Iterable[Text]) -> None:
     write(sys.stdout, mask(captured.get().rstrip("\n")), as_it_is=True)
 
 
-def shown_seconds(seconds: float) -> str:
-    """Return a duration as text."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} m" if hours else f"{minutes} m {rest} s"
-
-
 def about(seconds: float) -> str:
     """Return an estimated duration: in whole seconds, or whole minutes from ten on."""
     if seconds < 600:
         return shown_seconds(seconds) if seconds >= 60 else f"{max(round(seconds), 1)} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours:,} h {minutes} m" if hours else f"{minutes} m"
-
-
-def counted(number: int, thing: str) -> str:
-    """Return a number with its noun: `1 slice`, `2 slices`."""
-    plural = f"{thing[:-1]}ies" if thing.endswith("y") and thing[-2] not in "aeiou" else f"{thing}s"
-    return f"{number:,} {thing if number == 1 else plural}"
 
 
 def packed(text: str, width: int) -> list[str]:

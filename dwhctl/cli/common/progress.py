@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Self
 
-from dwhctl.cli.common.output import about, counted, shown_seconds, tell
+from dwhctl.cli.common.output import about, tell
 from dwhctl.core.waiting import Waiting
-from dwhctl.core.words import one_line, shown_time
+from dwhctl.core.words import counted, first_of, one_line, shown_seconds, shown_time
 from dwhctl.runtime.events import (
     Event,
     Listener,
@@ -30,8 +30,11 @@ from dwhctl.runtime.messages import Failure
 from dwhctl.runtime.plan import Plan
 from dwhctl.sessions.values import State
 
-Key = tuple[str, str, "date"]
+Key = tuple[str, str, date]
+SliceEvent = SliceWaits | SliceReady | SliceStarted | SliceStaged | SliceClosed
 
+#: What a slice may be between its start and its end: with a worker, not yet published, between two attempts.
+_RUNNING, _STAGED, _RETRY, _NOT_READY = "running", "staged", "waiting for a retry", "waiting until ready"
 #: Workers take a second or two to start: before that the speed means nothing.
 _FIRST_GUESS_SECONDS = 5.0
 _LEAST_SECONDS = 0.001
@@ -51,12 +54,8 @@ class Server:
     #: Seconds that its slices took recently: of those to come, and of those that are done.
     seconds_left: float = 0.0
     seconds_done: float = 0.0
-    #: With a worker, in the order of their start; staged and not yet published; between two attempts.
-    running: dict[Key, None] = field(default_factory=dict)
-    staged: set[Key] = field(default_factory=set)
-    waiting: set[Key] = field(default_factory=set)
-    #: Until they are ready.
-    not_ready: set[Key] = field(default_factory=set)
+    #: What the slices that are neither new nor done are, in the order in which they became that.
+    states: dict[Key, str] = field(default_factory=dict)
 
 
 def rate_of(rows: int, seconds: float) -> int | None:
@@ -66,19 +65,15 @@ def rate_of(rows: int, seconds: float) -> int | None:
 
 def state_in_words(server: Server) -> str:
     """Return how many slices are running, staged, and waiting; empty when none is."""
-    counts = {
-        "running": server.running,
-        "staged": server.staged,
-        "waiting for a retry": server.waiting,
-        "waiting until ready": server.not_ready,
-    }
-    return ", ".join(f"{len(slices):,} {state}" for state, slices in counts.items() if slices)
+    counts = Counter(server.states.values())
+    states = (_RUNNING, _STAGED, _RETRY, _NOT_READY)
+    return ", ".join(f"{counts[state]:,} {state}" for state in states if counts[state])
 
 
 def running_shards(server: Server, most: int) -> str:
     """Return the first shards that are running; empty when none is."""
-    names = list(dict.fromkeys(shard for _, shard, _ in server.running))
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+    running = (shard for (_, shard, _), state in server.states.items() if state == _RUNNING)
+    return first_of(list(dict.fromkeys(running)), most)
 
 
 class Tally:
@@ -93,27 +88,27 @@ class Tally:
         self._usual = 1.0
 
     def take(self, event: Event) -> None:
-        """Add one event."""
         with self.lock:
             match event:
                 case RunStarted():
                     self._begin(event)
                 case SliceWaits():
-                    server = self._server(event.connection)
-                    server.waiting.discard(_key(event))
-                    server.not_ready.add(_key(event))
+                    self._set(event, _NOT_READY)
                 case SliceReady():
-                    self._server(event.connection).not_ready.discard(_key(event))
+                    self._set(event, None)
                 case SliceStarted():
-                    server = self._server(event.connection)
-                    server.waiting.discard(_key(event))
-                    server.running[_key(event)] = None
+                    self._set(event, _RUNNING)
                 case SliceStaged():
-                    server = self._server(event.connection)
-                    server.running.pop(_key(event), None)
-                    server.staged.add(_key(event))
+                    self._set(event, _STAGED)
                 case SliceClosed():
                     self._close(event)
+
+    def _set(self, event: SliceEvent, state: str | None) -> Server:
+        server, key = self._server(event.connection), (event.load, event.shard, event.day)
+        server.states.pop(key, None)
+        if state is not None:
+            server.states[key] = state
+        return server
 
     def _begin(self, event: RunStarted) -> None:
         self._began = self._clock()
@@ -129,14 +124,10 @@ class Tally:
         return max(self._past.get((load, shard), self._usual), _LEAST_SECONDS)
 
     def _close(self, event: SliceClosed) -> None:
-        server = self._server(event.connection)
-        server.running.pop(_key(event), None)
-        server.staged.discard(_key(event))
-        server.waiting.discard(_key(event))
-        server.not_ready.discard(_key(event))
         if event.state is State.UP_FOR_RETRY:
-            server.waiting.add(_key(event))
+            self._set(event, _RETRY)
             return
+        server = self._set(event, None)
         server.done += 1
         self._last = self._clock()
         weight = self._weight(event.load, event.shard)
@@ -157,7 +148,6 @@ class Tally:
         return (self._last if is_done else self._clock()) - self._began
 
     def rate(self, rows: int) -> int | None:
-        """Return rows per second so far."""
         return rate_of(rows, self.seconds())
 
     def remaining(self) -> float | None:
@@ -173,21 +163,13 @@ class Tally:
         return seconds * max(every.seconds_left, 0.0) / every.seconds_done
 
     def all(self) -> Server:
-        """Return the sum of the servers."""
         with self.lock:
             every = Server("all")
             for server in self.servers.values():
                 for name in ("total", "done", "failed", "rows", "seconds_left", "seconds_done"):
                     setattr(every, name, getattr(every, name) + getattr(server, name))
-                every.running |= server.running
-                every.staged |= server.staged
-                every.waiting |= server.waiting
-                every.not_ready |= server.not_ready
+                every.states |= server.states
             return every
-
-
-def _key(event: SliceWaits | SliceReady | SliceStarted | SliceStaged | SliceClosed) -> Key:
-    return (event.load, event.shard, event.day)
 
 
 HEARTBEAT_SECONDS = 30.0
@@ -296,7 +278,6 @@ def time_left(tally: Tally) -> str:
 
 
 def closed_line(event: SliceClosed) -> str:
-    """Return a line on the end of an attempt at a slice."""
     what = f"{event.load} {event.shard} {event.day} (from {event.connection})"
     return end_line(event, what, event.state.value)
 
@@ -316,5 +297,4 @@ def end_line(event: SliceClosed | ReportClosed, what: str, done: str) -> str:
 
 
 def reason_text(failure: Failure) -> str:
-    """Return the class and the message of a failure in one line."""
     return one_line(f"{failure.error_class}: {failure.message}")

@@ -16,17 +16,16 @@ from dwhctl.cli.common.objects import (
     LoadObject,
     NeedPart,
     NullColumnPart,
-    PlannedLoadPart,
-    PlannedSlicePart,
     PlanObject,
     ReadyPart,
     RefreshObject,
     ReportPart,
     RunState,
     SlicePart,
+    part_of,
 )
 from dwhctl.cli.common.progress import RunWatcher
-from dwhctl.cli.common.summary import rows_by_load
+from dwhctl.cli.common.summary import planned_loads, planned_slices
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.words import is_whole_command, shown_path
 from dwhctl.load.run import foresee
@@ -45,12 +44,12 @@ def load_object(result: RunResult, run: RunWatcher, command: str, place: Path | 
     filled = sorted(result.filled.items())
     # What the plan leaves out is not complete when the run is interrupted.
     rest = command if _REST & set(shlex.split(command)) else f"{command} --only-missing"
-    return LoadObject(
+    return part_of(
+        LoadObject,
+        result,
         **_of_run(result, run, rest, place),
         slices=len(run.plan.slices),
-        loaded=result.loaded,
-        skipped=result.skipped,
-        left_out=_left_out(run.plan),
+        left_out=part_of(LeftOutPart, run.plan),
         step_seconds={name: round(seconds, 3) for name, seconds in result.step_seconds.items()},
         null_columns=tuple(
             NullColumnPart(load, column, tuple(sorted(shards))) for (load, column), shards in filled
@@ -59,12 +58,11 @@ def load_object(result: RunResult, run: RunWatcher, command: str, place: Path | 
 
 
 def refresh_object(result: RunResult, run: RunWatcher, command: str, place: Path | None) -> RefreshObject:
-    """Return the result of a refresh of reports."""
-    assert result.day is not None
     closed = {event.load: event for event in result.closed}
-    return RefreshObject(
+    return part_of(
+        RefreshObject,
+        result,
         **_of_run(result, run, command, place),
-        day=result.day,
         refreshed=len(result.refreshed),
         reports=tuple(_report(name, closed.get(name)) for name in result.reports),
     )
@@ -74,17 +72,11 @@ def _of_run(result: RunResult, run: RunWatcher, rest: str, place: Path | None) -
     state = state_of(result)
     return {
         "exit_code": result.exit_code.value,
-        "run_id": result.run_id,
         "state": state,
         "started": run.began,
         "finished": datetime.now(UTC),
         "seconds": round(result.seconds, 3),
-        "failed": result.failed,
-        "in_doubt": result.in_doubt,
-        "retried": result.retried,
-        "rows": result.rows,
         "failures": tuple(_failure(group, place) for group in result.groups),
-        "stopped": result.stopped,
         "command": rest if state in ("stopped", "interrupted") and is_whole_command(rest) else None,
         "alerts": alert_parts(result.alerts),
         "pings": tuple(result.pings),
@@ -92,7 +84,6 @@ def _of_run(result: RunResult, run: RunWatcher, rest: str, place: Path | None) -
 
 
 def state_of(result: RunResult) -> RunState:
-    """Return the state of a run that has ended."""
     if result.signal is not None:
         return "interrupted"
     if result.stopped is not None:
@@ -103,33 +94,29 @@ def state_of(result: RunResult) -> RunState:
 
 
 def _failure(group: FailureGroup, place: Path | None) -> FailurePart:
-    failure = group.failure
-    return FailurePart(
-        failure.error_class,
-        failure.message,
-        group.connection,
-        failure.permanent,
-        group.advice.removesuffix(", then") or None,
-        in_project(group.command, place) or None,
-        tuple(map(_slice, group.slices)),
+    return part_of(
+        FailurePart,
+        group.failure,
+        connection=group.connection,
+        advice=group.advice.removesuffix(", then") or None,
+        command=in_project(group.command, place) or None,
+        slices=tuple(map(_slice, group.slices)),
     )
 
 
 def _slice(failed: FailedSlice) -> SlicePart:
-    return SlicePart(
-        failed.load,
-        failed.shard or None,
-        failed.day,
-        failed.etl_id,
-        failed.in_doubt,
-        failed.failure.error_class,
-        failed.failure.message,
+    failure = failed.failure
+    return part_of(
+        SlicePart,
+        failed,
+        shard=failed.shard or None,
+        error_class=failure.error_class,
+        message=failure.message,
     )
 
 
 def alert_parts(alerts: Iterable[Delivery]) -> tuple[AlertPart, ...]:
-    """Return the messages to the channels."""
-    return tuple(AlertPart(alert.channel, alert.subject, alert.state.value, alert.answer) for alert in alerts)
+    return tuple(part_of(AlertPart, alert, state=alert.state.value) for alert in alerts)
 
 
 def _report(name: str, closed: ReportClosed | None) -> ReportPart:
@@ -137,28 +124,19 @@ def _report(name: str, closed: ReportClosed | None) -> ReportPart:
         return ReportPart(name, "not_done", None, None, None, None, None, ())
     is_refreshed = closed.failure is None
     failed = "in_doubt" if closed.state is State.RUNNING else "failed"
-    return ReportPart(
-        name,
-        "refreshed" if is_refreshed else failed,  # type: ignore[arg-type] # both are in the Literal
-        closed.connection,
-        closed.etl_id,
-        closed.attempt,
-        closed.rows if is_refreshed else None,
-        round(closed.seconds, 3),
-        need_parts(closed.without),
+    return part_of(
+        ReportPart,
+        closed,
+        report=name,
+        state="refreshed" if is_refreshed else failed,
+        rows=closed.rows if is_refreshed else None,
+        seconds=round(closed.seconds, 3),
+        without=need_parts(closed.without),
     )
 
 
 def need_parts(needs: Iterable[Readiness]) -> tuple[NeedPart, ...]:
-    """Return how far the loads are that a report needs."""
-    return tuple(
-        NeedPart(need.load, need.expected, need.complete, need.missing, need.at_least, need.is_met)
-        for need in needs
-    )
-
-
-def _left_out(plan: Plan) -> LeftOutPart:
-    return LeftOutPart(plan.complete, plan.not_failed, plan.before_start, plan.after_end)
+    return tuple(part_of(NeedPart, need) for need in needs)
 
 
 def plan_object(project: Project, request: LoadRequest, plan: Plan, *, every_slice: bool) -> PlanObject:
@@ -168,9 +146,9 @@ def plan_object(project: Project, request: LoadRequest, plan: Plan, *, every_sli
     return PlanObject(
         exit_code=ExitCode.DONE.value,
         slices=len(plan.slices),
-        loads=tuple(PlannedLoadPart(*row) for row in rows_by_load(plan)),
-        planned=_planned(plan) if every_slice else None,
-        left_out=_left_out(plan),
+        loads=planned_loads(plan),
+        planned=planned_slices(plan) if every_slice else None,
+        left_out=part_of(LeftOutPart, plan),
         first_day=plan.first_day,
         workers=forecast.workers,
         estimated_seconds=None if forecast.seconds is None else round(forecast.seconds, 1),
@@ -178,11 +156,4 @@ def plan_object(project: Project, request: LoadRequest, plan: Plan, *, every_sli
             ReadyPart(load.name, shown_path(ready, project.root), load.ready_timeout.total_seconds())
             for load, ready in waiting
         ),
-    )
-
-
-def _planned(plan: Plan) -> tuple[PlannedSlicePart, ...]:
-    return tuple(
-        PlannedSlicePart(planned.load.name, planned.shard.name, planned.slice.day, planned.shard.connection)
-        for planned in plan.slices
     )

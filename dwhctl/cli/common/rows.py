@@ -29,7 +29,6 @@ _NUMBERS = (int, float, Decimal)
 
 
 def open_writer(form: str) -> Writer:
-    """Return the writer of a form: table, json or csv."""
     writers: dict[str, Callable[[], Writer]] = {"table": TableWriter, "json": JsonWriter, "csv": CsvWriter}
     return writers[form]()
 
@@ -89,7 +88,8 @@ class JsonWriter(Writer):
         plain = zip(
             *(_converted(column, _JSON_PLAIN, json_value) for column in zip(*rows, strict=True)), strict=True
         )
-        lines = [_dumped(dict(zip(self.names, row, strict=True))) for row in plain]
+        objects = (dict(zip(self.names, row, strict=True)) for row in plain)
+        lines = [printable_json(json.dumps(found, ensure_ascii=False)) for found in objects]
         if lines:
             write_out(("[\n" if self._first else ",\n") + ",\n".join(lines), end="")
             self._first = False
@@ -213,7 +213,3 @@ def _converted(
         # Not every program reads 1E+3 and 0E-8.
         return map(convert, column) if "E" in "".join(map(str, column)) else column
     return column if kinds <= plain else map(convert, column)
-
-
-def _dumped(value: object) -> str:
-    return printable_json(json.dumps(value, ensure_ascii=False))

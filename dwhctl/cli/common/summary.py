@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import date
 
 from dwhctl.alerts.delivery import Delivery
-from dwhctl.cli.common.listing import Listing, ListingColumn
+from dwhctl.cli.common.listing import Listing
+from dwhctl.cli.common.objects import PlannedLoadPart, PlannedSlicePart
 from dwhctl.cli.common.options import Settings
-from dwhctl.cli.common.output import about, counted, say, shown_seconds, tell
+from dwhctl.cli.common.output import about, say, tell
 from dwhctl.cli.common.progress import end_line, rate_of, reason_text
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.waiting import Waiting
-from dwhctl.core.words import one_line, shown_path, shown_time
+from dwhctl.core.words import counted, first_of, one_line, shown_path, shown_seconds, shown_time
+from dwhctl.monitor.coverage import grouped
 from dwhctl.project.days import format_duration
 from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
@@ -27,15 +28,10 @@ from dwhctl.runtime.events import (
     RunResult,
 )
 from dwhctl.runtime.failures import FailureGroup
-from dwhctl.runtime.plan import LoadRequest, Plan, PlannedSlice
+from dwhctl.runtime.plan import LoadRequest, Plan
 
-_LOADS: Listing[tuple[object, ...]] = Listing("load", "first_day", "last_day", "days", "shards", "slices")
-_SLICES: Listing[PlannedSlice] = Listing(
-    ListingColumn("load", lambda planned: planned.load.name),
-    ListingColumn("shard", lambda planned: planned.shard.name),
-    ListingColumn("day", lambda planned: planned.slice.day),
-    ListingColumn("connection", lambda planned: planned.shard.connection),
-)
+_LOADS: Listing[PlannedLoadPart] = Listing("load", "first_day", "last_day", "days", "shards", "slices")
+_SLICES: Listing[PlannedSlicePart] = Listing("load", "shard", "day", "connection")
 
 
 def show_plan(project: Project, request: LoadRequest, settings: Settings) -> ExitCode:
@@ -44,12 +40,11 @@ def show_plan(project: Project, request: LoadRequest, settings: Settings) -> Exi
 
     plan = plan_load(project, request)
     if plan.slices:
-        _LOADS.show(rows_by_load(plan))
+        _LOADS.show(planned_loads(plan))
         if settings.verbose:
-            _SLICES.show(plan.slices)
+            _SLICES.show(planned_slices(plan))
         say(f"would load {counted(len(plan.slices), 'slice')}{left_out(plan)}")
-        say(_estimate(project, request, plan))
-        for line in (*_waits(project, plan), *_splits(plan)):
+        for line in _about(project, request, plan):
             say(line)
     else:
         say(nothing_to("load", plan))
@@ -58,30 +53,35 @@ def show_plan(project: Project, request: LoadRequest, settings: Settings) -> Exi
 
 def tell_plan(project: Project, request: LoadRequest, plan: Plan) -> None:
     """Write on stderr what will be loaded."""
-    for load, first, last, days, shards, slices in rows_by_load(plan):
-        span = f"{first} to {last}" if first != last else f"{first}"
+    for part in planned_loads(plan):
+        span = f"{part.first_day} to {part.last_day}" if part.days > 1 else f"{part.first_day}"
         tell(
-            f"plan: {load}: {span}, {counted(days, 'day')},"
-            f" {counted(shards, 'shard')}, {counted(slices, 'slice')}"
+            f"plan: {part.load}: {span}, {counted(part.days, 'day')},"
+            f" {counted(part.shards, 'shard')}, {counted(part.slices, 'slice')}"
         )
     if plan.slices:
         tell(f"plan: {counted(len(plan.slices), 'slice')}{left_out(plan)}")
-        tell(f"plan: {_estimate(project, request, plan)}")
-        for line in (*_waits(project, plan), *_splits(plan)):
+        for line in _about(project, request, plan):
             tell(f"plan: {line}")
     else:
         tell(f"plan: {nothing_to('load', plan)}")
 
 
-def rows_by_load(plan: Plan) -> list[tuple[str, date, date, int, int, int]]:
-    """Return load, first day, last day, days, shards and slices of each load of a plan."""
-    rows = []
-    for name in sorted({planned.load.name for planned in plan.slices}):
-        slices = [planned for planned in plan.slices if planned.load.name == name]
+def planned_loads(plan: Plan) -> tuple[PlannedLoadPart, ...]:
+    """Return the loads of a plan, with the numbers of their days, shards and slices."""
+    parts = []
+    for load, slices in sorted(grouped(plan.slices, lambda planned: planned.load.name).items()):
         days = {planned.slice.day for planned in slices}
         shards = {planned.shard.name for planned in slices}
-        rows.append((name, min(days), max(days), len(days), len(shards), len(slices)))
-    return rows
+        parts.append(PlannedLoadPart(load, min(days), max(days), len(days), len(shards), len(slices)))
+    return tuple(parts)
+
+
+def planned_slices(plan: Plan) -> tuple[PlannedSlicePart, ...]:
+    return tuple(
+        PlannedSlicePart(planned.load.name, planned.shard.name, planned.slice.day, planned.shard.connection)
+        for planned in plan.slices
+    )
 
 
 def nothing_to(verb: str, plan: Plan) -> str:
@@ -102,27 +102,22 @@ def left_out(plan: Plan) -> str:
     return f"; left out: {', '.join(parts)}" if parts else ""
 
 
-def _estimate(project: Project, request: LoadRequest, plan: Plan) -> str:
+def _about(project: Project, request: LoadRequest, plan: Plan) -> Iterable[str]:
+    """Yield how long the plan takes, what its slices wait for, and how they are split; a plan asks no server."""
     from dwhctl.load.run import foresee
 
     forecast = foresee(project, request, plan)
     workers = counted(forecast.workers, "worker")
     if forecast.seconds is None:
-        return f"no past durations to tell how long {workers} will take"
-    return f"about {about(forecast.seconds)} with {workers}, going by past durations"
-
-
-def _waits(project: Project, plan: Plan) -> Iterable[str]:
-    """Yield for which of the plan's loads slices wait until they are ready; a plan asks no server."""
-    for load in plan.loads():
+        yield f"no past durations to tell how long {workers} will take"
+    else:
+        yield f"about {about(forecast.seconds)} with {workers}, going by past durations"
+    loads = plan.loads()
+    for load in loads:
         if load.ready is not None:
             path = shown_path(load.ready, project.root)
             yield f"{load.name}: each slice waits until {path} is true, up to {format_duration(load.ready_timeout)}"
-
-
-def _splits(plan: Plan) -> Iterable[str]:
-    """Yield how the slices of the plan's loads are split."""
-    for load in plan.loads():
+    for load in loads:
         if load.split > 1:
             by = "time" if load.split_by is None else f"ranges of {load.split_by}"
             yield f"{load.name}: each slice in {load.split} parts at once, by {by}"
@@ -186,13 +181,8 @@ def _filled(result: RunResult) -> Iterable[str]:
     for (load, column), shards in sorted(result.filled.items()):
         have = "shard has" if len(shards) == 1 else "shards have"
         yield one_line(
-            f"{load}: {len(shards):,} {have} no column {column}: NULL ({_first(sorted(shards), SHOWN_SHARDS)})"
+            f"{load}: {len(shards):,} {have} no column {column}: NULL ({first_of(sorted(shards), SHOWN_SHARDS)})"
         )
-
-
-def _first(names: Sequence[str], most: int) -> str:
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _failures(result: RunResult, settings: Settings) -> Iterable[str]:
@@ -228,8 +218,8 @@ def _slices(slices: Sequence[FailedSlice]) -> str:
     """Return the first of the slices; what all have in common only once."""
     first = slices[0]
     if len({(failed.load, failed.day) for failed in slices}) == 1 and first.shard:
-        return f"{first.load} {first.day}: {_first([failed.shard for failed in slices], SHOWN_SHARDS)}"
-    return _first([_named(failed) for failed in slices], SHOWN_SHARDS)
+        return f"{first.load} {first.day}: {first_of([failed.shard for failed in slices], SHOWN_SHARDS)}"
+    return first_of([_named(failed) for failed in slices], SHOWN_SHARDS)
 
 
 def _named(failed: FailedSlice) -> str:
@@ -248,26 +238,24 @@ class RefreshLines:
         self._settings = settings
 
     def __call__(self, event: Event) -> None:
-        if self._settings.quiet or (isinstance(event, ReportStarted) and not self._settings.verbose):
-            return
-        if isinstance(event, Waiting) and not event.text:
-            return
-        if isinstance(event, Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted | ReportClosed):
-            tell(f"{shown_time()} {_line(event)}")
+        line = "" if self._settings.quiet else self._line(event)
+        if line:
+            tell(f"{shown_time()} {line}")
 
-
-def _line(event: Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted | ReportClosed) -> str:
-    if isinstance(event, Notice | Waiting):
-        return one_line(event.text)
-    if isinstance(event, RefreshStarted):
-        return f"started: {counted(len(event.reports), 'report')} of {event.day}; run {event.run_id}"
-    if isinstance(event, ReportWaits):
-        return f"waiting: {event.report}: " + "; ".join(
-            str(need) for need in event.readiness if not need.is_met
-        )
-    if isinstance(event, ReportStarted):
-        return f"refreshing: {event.load} (on {event.connection})"
-    return end_line(event, event.load, "refreshed")
+    def _line(self, event: Event) -> str:
+        match event:
+            case Notice() | Waiting():
+                return one_line(event.text)
+            case RefreshStarted():
+                return f"started: {counted(len(event.reports), 'report')} of {event.day}; run {event.run_id}"
+            case ReportWaits():
+                unmet = (str(need) for need in event.readiness if not need.is_met)
+                return f"waiting: {event.report}: {'; '.join(unmet)}"
+            case ReportStarted() if self._settings.verbose:
+                return f"refreshing: {event.load} (on {event.connection})"
+            case ReportClosed():
+                return end_line(event, event.load, "refreshed")
+        return ""
 
 
 def show_refreshed(result: RunResult, settings: Settings) -> None:
@@ -301,5 +289,5 @@ def _incomplete_needs(result: RunResult) -> Iterable[str]:
                 yield f"  {closed.load} has no slice of {need.load}: none is expected on {closed.day}"
                 continue
             done = f"{need.complete:,} of {counted(need.expected, 'slice')}"
-            missing = _first(need.missing, _SHOWN_MISSING)
+            missing = first_of(need.missing, _SHOWN_MISSING)
             yield f"  {closed.load} has {done} of {need.load} {closed.day}; it does without {missing}"

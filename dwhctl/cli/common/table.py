@@ -30,7 +30,6 @@ class Screen(Console):
     """A console that makes every text printable, whoever wrote it."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield the segments of what is drawn."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
@@ -51,8 +50,8 @@ _TO_COPY = ("command",)
 def table_text(
     columns: Sequence[ListingColumn[Any]],
     rows: Sequence[Sequence[object]],
-    spare: Sequence[str] = (),
-    longest: int | None = None,
+    spare: Sequence[str],
+    longest: int | None,
 ) -> str:
     """Return the table, without a line's end behind it; on a terminal cells are cut at `longest` characters."""
     headers = [column.name.replace("_", " ") for column in columns]
@@ -112,13 +111,8 @@ class _Drawn:
         is_text: bool | None = None,
         comes_last: bool = False,
     ) -> None:
-        self.name, self.cells, self.right, self.spare, self.comes_last = (
-            header,
-            cells,
-            right,
-            spare,
-            comes_last,
-        )
+        self.name, self.cells, self.right = header, cells, right
+        self.spare, self.comes_last = spare, comes_last
         longest = max((cell.cell_len for cell in cells), default=cell_len(header))
         words = textwrap.wrap(header, max(longest, _HEADER_WIDTH), break_long_words=False)
         self.header = "\n".join(words)
@@ -211,11 +205,8 @@ def _styled(column: ListingColumn[Any], value: object, text: str, longest: int |
 
 
 def _is_right(column: ListingColumn[Any], values: Sequence[object]) -> bool:
-    return not column.is_id and all(value is None or _is_number(value) for value in values)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    kinds = {type(value) for value in values if value is not None}
+    return not column.is_id and kinds <= {int, float}
 
 
 def _text(column: ListingColumn[Any], value: object) -> str:

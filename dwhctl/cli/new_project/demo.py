@@ -14,11 +14,12 @@ import click
 
 from dwhctl.alerts.notifier import preview
 from dwhctl.cli.common.objects import DemoCommandPart, DemoObject, show_object
-from dwhctl.cli.common.options import Settings, common_options, pass_settings, result_option
-from dwhctl.cli.common.output import counted, say
+from dwhctl.cli.common.options import Settings, result_option, with_settings
+from dwhctl.cli.common.output import say
 from dwhctl.cli.load import load_and_show
 from dwhctl.cli.new_project.init import program_name, read_template, write_new_files
 from dwhctl.core.errors import DwhctlError, ExitCode, UsageError
+from dwhctl.core.words import counted
 from dwhctl.project.files import CONNECTION_PREFIX, VARIABLE_PREFIX
 from dwhctl.project.find import VARIABLE
 from dwhctl.project.model import Project
@@ -56,8 +57,7 @@ DOWN = "omsk"
 @click.command("demo")
 @click.argument("directory", metavar="[DIR]", type=click.Path(path_type=Path), default="demo")
 @result_option
-@common_options
-@pass_settings
+@with_settings
 def command(settings: Settings, directory: Path, form: str) -> ExitCode:
     """Make a project in DIR (default: ./demo), fill it with data, and show a failure and its repair.
 
@@ -208,14 +208,14 @@ def _is_down(project: Project, city: str) -> Iterator[None]:
         away.rename(path)
 
 
-def make_project(folder: Path, settings: Settings, expected_days: int = EXPECTED_DAYS) -> Project:
+def make_project(folder: Path, settings: Settings) -> Project:
     """Write the project's files and databases. Raise UsageError when the folder is in use."""
     from dwhctl.cli.new_project.demo_data import first_day, make_shards
 
     _refuse_used(folder)
     write_new_files(folder, {path: read_template("demo", name) for path, name in FILES.items()})
     now = datetime.now(read_project(folder).zone)
-    start, path = now.date() - timedelta(days=expected_days), folder / "config/loads/orders.toml"
+    start, path = now.date() - timedelta(days=EXPECTED_DAYS), folder / "config/loads/orders.toml"
     path.write_text(path.read_text(encoding="utf-8").replace("2020-02-08", f"{start}"), encoding="utf-8")
     project = read_project(folder)
     orders = make_shards(project, now)

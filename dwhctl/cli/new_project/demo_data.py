@@ -48,7 +48,6 @@ class Order:
 
 
 def first_day(today: date) -> date:
-    """Return the first day that has orders."""
     return today - timedelta(days=DAYS)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from dwhctl.cli.common.options import Settings, common_options, pass_settings
+from dwhctl.cli.common.options import Settings, choice_option, with_settings
 from dwhctl.cli.common.output import say
 from dwhctl.core.errors import UsageError
 from dwhctl.core.files import create_whole, read_text
@@ -32,22 +32,17 @@ TARGETS = {"vertica": ("DWH_PASSWORD",), "duckdb": ()}
 
 @click.command("init")
 @click.argument("directory", metavar="[DIR]", type=click.Path(path_type=Path), default=".")
-@click.option(
+@choice_option(
     "--source",
-    type=click.Choice(tuple(SOURCES)),
-    default="mssql",
-    show_default=True,
-    help="Where the shards are: databases of SQL Server, or DuckDB files.",
+    choices=tuple(SOURCES),
+    help_text="Where the shards are: databases of SQL Server, or DuckDB files.",
 )
-@click.option(
+@choice_option(
     "--target",
-    type=click.Choice(tuple(TARGETS)),
-    default="vertica",
-    show_default=True,
-    help="What the warehouse is: Vertica, or a DuckDB file.",
+    choices=tuple(TARGETS),
+    help_text="What the warehouse is: Vertica, or a DuckDB file.",
 )
-@common_options
-@pass_settings
+@with_settings
 def command(settings: Settings, directory: Path, source: str, target: str) -> None:
     """Make a commented empty project in DIR (default: here).
 
@@ -87,7 +82,6 @@ def _say_what_next(directory: Path, written: list[str], passwords: tuple[str, ..
 
 
 def read_template(kind: str, name: str) -> str:
-    """Return a template of the package."""
     return (resources.files(__package__) / "templates" / kind / name).read_text(encoding="utf-8")
 
 

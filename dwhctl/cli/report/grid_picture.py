@@ -6,23 +6,14 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import NamedTuple
 
 from rich.text import Text
 
-from dwhctl.cli.common.output import counted
-from dwhctl.monitor.coverage import BADNESS, LETTERS, Coverage, Mark, Row, SliceStatus, grouped, marks_of
+from dwhctl.core.words import counted
+from dwhctl.monitor.coverage import Coverage, Mark, Row, SliceStatus, completeness, grouped, marks_of
 
-
-class StatusStyle(NamedTuple):
-    """The letter of a status, its colours and its words in the legend."""
-
-    letter: str
-    style: str
-    words: str
-
-
-_COLOURS: Mapping[SliceStatus, str] = {
+#: In rich's words.
+COLOURS: Mapping[SliceStatus, str] = {
     SliceStatus.LOADED: "#dff5e3 on #2f7d4f",
     SliceStatus.SKIPPED: "#dfeef0 on #55808a",
     SliceStatus.BEFORE_START: "dim",
@@ -39,16 +30,13 @@ _COLOURS: Mapping[SliceStatus, str] = {
     SliceStatus.ABANDONED: "bold #ffffff on #8b3fa8",
     SliceStatus.FAILED: "bold #ffffff on #d22f2f",
 }
-STYLES: Mapping[SliceStatus, StatusStyle] = {
-    status: StatusStyle(letter, _COLOURS[status], words) for status, (letter, words) in LETTERS.items()
-}
 
 
-def legend(statuses: Iterable[SliceStatus], width: int | None, more: Iterable[str] = ()) -> list[Text]:
+def legend(statuses: Iterable[SliceStatus], width: int | None, more: Iterable[str]) -> list[Text]:
     """Return lines that explain these statuses, the best first, no wider than the terminal."""
     lines = [Text()]
-    styles = [STYLES[status] for status in sorted(set(statuses), key=BADNESS.__getitem__)]
-    entries = [Text.assemble((f" {shown.letter} ", shown.style), f" {shown.words}") for shown in styles]
+    shown = sorted(set(statuses), key=lambda status: status.badness)
+    entries = [Text.assemble((f" {status.letter} ", COLOURS[status]), f" {status.words}") for status in shown]
     for entry in [*entries, *map(Text, more)]:
         gap = "   " if lines[-1] else ""
         if width is not None and lines[-1] and lines[-1].cell_len + len(gap) + entry.cell_len > width:
@@ -111,7 +99,8 @@ def blocks_of(coverage: Coverage, fold: GridFold, height: int | None) -> list[Bl
     if fold is GridFold.SHARD:
         return _blocks_by_load(coverage.rows)
     heads = ("load", "server") if fold is GridFold.SERVER else ("load",)
-    lines = _folded(coverage.rows, len(heads))
+    groups = grouped(coverage.rows, lambda row: (row.load.name, row.shard.connection)[: len(heads)])
+    lines = tuple(GridLine(key, marks_of(group)) for key, group in groups.items())
     shards = {row.shard.name for row in coverage.rows}
     main = Block(f"{counted(len(shards), 'shard')}, {_completeness(coverage.rows)}", heads, lines)
     room = _WITH_GAPS if height is None else min(height - len(lines) - 2 * _LINES_AROUND, _MOST_WITH_GAPS)
@@ -129,19 +118,13 @@ def _blocks_by_load(rows: Sequence[Row]) -> list[Block]:
     ]
 
 
-def _folded(rows: Sequence[Row], names: int) -> tuple[GridLine, ...]:
-    groups = grouped(rows, lambda row: (row.load.name, row.shard.connection)[:names])
-    return tuple(GridLine(key, marks_of(group)) for key, group in groups.items())
-
-
 def _with_gaps(rows: Sequence[Row], room: int) -> list[Block]:
-    gaps = [(sum(cell.is_gap for cell in row.cells), row) for row in rows]
-    with_gaps = sorted((found for found in gaps if found[0]), key=lambda found: -found[0])
+    with_gaps = sorted((row for row in rows if row.gaps), key=lambda row: -row.gaps)
     if not with_gaps:
         return []
     shown = [
         GridLine((row.load.name, row.shard.connection, row.shard.name), marks_of([row]))
-        for _, row in with_gaps[:room]
+        for row in with_gaps[:room]
     ]
     of = f"the {len(shown)} with the most gaps of {counted(len(with_gaps), 'shard')} that have any"
     title = of if len(shown) < len(with_gaps) else f"{counted(len(shown), 'shard')} with gaps"
@@ -149,8 +132,8 @@ def _with_gaps(rows: Sequence[Row], room: int) -> list[Block]:
 
 
 def _completeness(rows: Iterable[Row]) -> str:
-    over = [cell.complete for row in rows for cell in row.cells if cell.over]
-    return f"{sum(over):,} of {counted(len(over), 'slice')} complete"
+    complete, over = completeness(rows)
+    return f"{complete:,} of {counted(over, 'slice')} complete"
 
 
 _WIDEST_CELL = 8
@@ -162,9 +145,7 @@ _SHORTEST_NAME = 8
 _GAPS = 6
 
 
-def grid_picture(
-    coverage: Coverage, size: tuple[int, int] | None = None, fold: bool | None = None
-) -> list[Text]:
+def grid_picture(coverage: Coverage, size: tuple[int, int] | None, fold: bool | None) -> list[Text]:
     """Draw a coverage for a terminal of so many columns and lines; None: for a file, at full width."""
     width, height = size or (None, None)
     kind = choose_fold(coverage, height, fold)
@@ -219,7 +200,7 @@ class _Paper:
         """Return the explanation of a mark with counts, if there is one."""
         for mark in marks:
             text = mark.text(self._inner)
-            words = STYLES[mark.worst].words.partition(",")[0]
+            words = mark.worst.words.partition(",")[0]
             if "/" in text:
                 return [f"{text}: {mark.complete} of {mark.expected} complete, the worst {words}"]
             if len(text) > 1:
@@ -231,7 +212,7 @@ class _Paper:
         start = "".join(f"{name}  " for name in first)
         drawn = Text.assemble((start, "dim"), f"{last:{self._names - len(start)}}  ")
         for mark in line.marks[self.left_out :]:
-            drawn.append(mark.text(self._inner).center(self._inner), STYLES[mark.worst].style)
+            drawn.append(mark.text(self._inner).center(self._inner), COLOURS[mark.worst])
             if self._inner < self._cell:
                 drawn.append(" ")
         return drawn.append(f"{line.gaps or '':>{_GAPS}}", "bold")

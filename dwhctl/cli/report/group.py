@@ -23,10 +23,12 @@ from dwhctl.cli.common.options import (
     pass_settings,
     with_options,
 )
+from dwhctl.cli.common.output import tell
+from dwhctl.core.errors import ExitCode, UsageError
+from dwhctl.core.words import quoted, shown_time
 
 if TYPE_CHECKING:
     from dwhctl.cli.common.listing import Listing
-    from dwhctl.core.errors import ExitCode
     from dwhctl.project.model import Project
     from dwhctl.sessions import SessionStore
 
@@ -89,12 +91,10 @@ load_option = click.option(
 
 
 def exit_code_option(help_text: str) -> Option:
-    """Return the --exit-code of a report."""
     return click.option("--exit-code", is_flag=True, help=help_text)
 
 
 def state_style(state: str) -> str:
-    """Return the colour of a state."""
     return STATE_STYLES.get(state, "")
 
 
@@ -114,18 +114,14 @@ class View:
 
     @property
     def is_table(self) -> bool:
-        """Return whether the report is for people."""
         return self.form == "table"
 
     @property
     def today(self) -> date:
-        """Return the day in the project's time zone."""
         return self.now.astimezone(self.project.zone).date()
 
     def tell(self, text: str) -> None:
         """Write a line to stderr, but not with --quiet."""
-        from dwhctl.cli.common.output import tell
-
         if not self.settings.quiet:
             tell(text)
 
@@ -150,7 +146,6 @@ class View:
         """Return the moment so many days ago; by default 14 days, or the newest 200,000 sessions, which is shown."""
         if days is not None:
             return self.now - timedelta(days=days)
-        from dwhctl.core.words import shown_time
         from dwhctl.sessions.history import USUAL_SESSIONS, usual_since
 
         since, is_bound = usual_since(store)
@@ -172,8 +167,6 @@ class View:
         return tuple(name for name in names if any(fnmatch.fnmatchcase(name, glob) for glob in globs))
 
     def _refuse(self, problem: str, unknown: Sequence[str], known: Sequence[str]) -> None:
-        from dwhctl.core.errors import UsageError
-        from dwhctl.core.words import quoted
         from dwhctl.project.names import meant
 
         for text in unknown:

@@ -9,7 +9,6 @@ import click
 
 from dwhctl.cli.common.listing import Listing, ListingColumn
 from dwhctl.cli.common.options import days_option, limit_option, shards_option
-from dwhctl.cli.common.output import counted
 from dwhctl.cli.report.group import (
     MOST_PAST_DAYS,
     STATE_STYLES,
@@ -19,6 +18,7 @@ from dwhctl.cli.report.group import (
     load_option,
     state_style,
 )
+from dwhctl.core.words import counted
 from dwhctl.sessions import Session, State
 from dwhctl.sessions.history import (
     USUAL_DAYS,
@@ -117,16 +117,15 @@ def _works(run: PastRun) -> str:
     return ", ".join(works)
 
 
-def _count(state: str) -> ListingColumn[PastRun]:
-    return ListingColumn(state, style=count_style(state))
-
-
 RUNS: Listing[PastRun] = Listing(
     "run_id", "started", "finished",
     ListingColumn("loads", lambda run: ", ".join(run.loads), in_table=_works, is_text=True),
     ListingColumn("reports", lambda run: ", ".join(run.reports), in_table=False),
     "slices",
-    *map(_count, ("loaded", "skipped", "failed", "up_for_retry", "abandoned", "running")),
+    *(
+        ListingColumn(state, style=count_style(state))
+        for state in ("loaded", "skipped", "failed", "up_for_retry", "abandoned", "running")
+    ),
     "rows", "seconds", "host",
     ListingColumn("pid", is_id=True),
     spare=(

@@ -9,7 +9,7 @@ import click
 
 from dwhctl.alerts.outbox import Listed, Outbox
 from dwhctl.cli.common.listing import Listing, ListingColumn
-from dwhctl.cli.common.options import limit_option
+from dwhctl.cli.common.options import choice_option, form_option, limit_option
 from dwhctl.cli.common.output import paint, say, screen, write_out
 from dwhctl.cli.report.group import View, define_report, exit_code_option
 from dwhctl.core.errors import ExitCode, StateDirError
@@ -34,7 +34,7 @@ def _age(sla: Sla) -> str | None:
 
 SLA: Listing[Sla] = Listing(
     "kind", "name",
-    ListingColumn("state", lambda sla: sla.state.value, style=lambda state: _STYLES.get(state, "")),
+    ListingColumn("state", style=lambda state: _STYLES.get(state, "")),
     ListingColumn("missing", lambda sla: len(sla.missed)),
     ListingColumn("expected", lambda sla: len(sla.tasks)),
     "oldest", "since",
@@ -140,21 +140,16 @@ def alerts_command(view: View, *, limit: int, only_open: bool) -> None:
     view.show(ALERTS, messages, "no message that did not arrive" if only_open else "no message yet")
 
 
+def _of_session(name: str) -> ListingColumn[Bar]:
+    return ListingColumn(name, lambda bar: getattr(bar.session, name))
+
+
 TIMELINE: Listing[Bar] = Listing(
-    ListingColumn("worker", lambda bar: bar.session.worker),
-    ListingColumn("load", lambda bar: bar.session.load),
-    ListingColumn("shard", lambda bar: bar.session.shard),
-    ListingColumn("day", lambda bar: bar.session.day),
-    ListingColumn("attempt", lambda bar: bar.session.attempt),
-    ListingColumn("state", lambda bar: bar.session.state.value),
-    ListingColumn("started", lambda bar: bar.session.started),
+    *map(_of_session, ("worker", "load", "shard", "day", "attempt", "state", "started")),
     "busy_until",
-    ListingColumn("finished", lambda bar: bar.session.finished),
-    ListingColumn("busy_seconds", lambda bar: bar.session.busy_seconds),
+    *map(_of_session, ("finished", "busy_seconds")),
     "waited_seconds",
-    ListingColumn("loaded_rows", lambda bar: bar.session.loaded_rows),
-    ListingColumn("error_class", lambda bar: bar.session.error_class),
-    ListingColumn("id", lambda bar: bar.session.id),
+    *map(_of_session, ("loaded_rows", "error_class", "id")),
 )
 run_argument = click.argument("run", metavar="RUN")
 
@@ -184,21 +179,12 @@ def timeline_command(view: View, *, run: str) -> None:
     "log",
     run_argument,
     click.option("--session", type=click.IntRange(1), metavar="ID", help="Only of this session (etl_id)."),
-    click.option(
+    choice_option(
         "--level",
-        type=click.Choice(("info", "warning", "error")),
-        default="info",
-        show_default=True,
-        help="Only lines of this level, or a worse one.",
+        choices=("info", "warning", "error"),
+        help_text="Only lines of this level, or a worse one.",
     ),
-    form=click.option(
-        "--format",
-        "form",
-        type=click.Choice(("text", "json")),
-        default="text",
-        show_default=True,
-        help="As text, or the lines as they are: a JSON object each.",
-    ),
+    form=form_option("text", "json", help_text="As text, or the lines as they are: a JSON object each."),
 )
 def log_command(view: View, *, run: str, session: int | None, level: str) -> None:
     """Show the log of the run RUN. RUN is its id, the beginning of it, or 'last'.

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.text import Text
 
-from dwhctl.cli.common.output import counted, packed, shown_seconds
-from dwhctl.cli.report.grid_picture import STYLES, legend
-from dwhctl.core.words import shown_time
-from dwhctl.monitor.coverage import BADNESS, Gap, SliceStatus, fill_command, fold_shards, status_of
+from dwhctl.cli.common.output import packed
+from dwhctl.cli.report.grid_picture import COLOURS, legend
+from dwhctl.core.words import counted, shown_seconds, shown_time
+from dwhctl.monitor.coverage import Gap, fill_command, fold_shards
 from dwhctl.monitor.timeline import Bar, Lane, Timeline
 from dwhctl.project.model import Project
 
@@ -26,7 +26,7 @@ _STEPS = (
 _NO_WORKER = "worker ?"
 
 
-def timeline_picture(timeline: Timeline, size: tuple[int, int] | None = None) -> list[Text]:
+def timeline_picture(timeline: Timeline, size: tuple[int, int] | None) -> list[Text]:
     """Draw a run for a terminal of so many columns; None: for a file.
 
     Each worker has a lane, each session a coloured bar with a letter.
@@ -37,7 +37,7 @@ def timeline_picture(timeline: Timeline, size: tuple[int, int] | None = None) ->
     lines = [*_titles(timeline, width), Text(), paper.axis(), *lanes, *paper.waits(), Text()]
     unknown = any(lane.worker is None and lane.report is None for lane in timeline.lanes)
     more = [f"{_NO_WORKER}: no worker had it, or it is not known which"] if unknown else []
-    return lines + legend(map(_status, timeline.bars), width, [*paper.most_waiting, *more])
+    return lines + legend([bar.status for bar in timeline.bars], width, [*paper.most_waiting, *more])
 
 
 def _titles(timeline: Timeline, width: int) -> list[Text]:
@@ -46,10 +46,10 @@ def _titles(timeline: Timeline, width: int) -> list[Text]:
     hosts = ", ".join(sorted({session.host for session in sessions if session.host}))
     took = (timeline.end - timeline.start).total_seconds()
     title = f"run {timeline.run_id}" + (f" on {hosts}" if hosts else "") + f", {shown_time(timeline.start)}"
-    states = Counter(map(_status, timeline.bars))
+    states = Counter(bar.status for bar in timeline.bars)
     parts = ", ".join(
         f"{states[status]:,} {status.value.replace('_', ' ')}"
-        for status in sorted(states, key=BADNESS.__getitem__)
+        for status in sorted(states, key=lambda status: status.badness)
     )
     counts = f"{counted(len(slices), _thing(timeline))}, {counted(len(sessions), 'attempt')}: {parts}"
     return [
@@ -69,10 +69,6 @@ def _effort(timeline: Timeline, took: float) -> str:
         return ""
     busy = sum(bar.seconds for lane in workers for bar in lane.bars)
     return f"; workers {min(busy / took / len(workers), 1.0):.0%} busy"
-
-
-def _status(bar: Bar) -> SliceStatus:
-    return status_of(bar.session.state)
 
 
 class _Paper:
@@ -113,12 +109,12 @@ class _Paper:
         drawn = Text(f"{_name(lane):{self._left}}", style="dim")
         at = 0
         for first, last, bars in self._columns(lane.bars):
-            worst = max(bars, key=lambda bar: BADNESS[_status(bar)])
+            worst = max(bars, key=lambda bar: bar.status.badness)
             room = last - first + 1
             drawn.append(" " * (first - at))
             # A space separates a bar from the next.
             text = self._label(worst, room - 1 if room > 2 else room)
-            drawn.append(text, STYLES[_status(worst)].style)
+            drawn.append(text, COLOURS[worst.status])
             at = first + len(text)
         return drawn
 
@@ -140,7 +136,7 @@ class _Paper:
         return places
 
     def _label(self, bar: Bar, room: int) -> str:
-        session, letter = bar.session, STYLES[_status(bar)].letter
+        session, letter = bar.session, bar.status.letter
         again = f" #{session.attempt}" if session.attempt > 1 else ""
         day = f" {session.day:%m-%d}" if self._has_many_days else ""
         load = f" {session.load}" if self._has_many_loads and session.shard is not None else ""
@@ -205,10 +201,10 @@ def gaps_picture(
     project: Project,
     gaps: Sequence[Gap],
     span: Sequence[date],
-    place: Path | None = None,
+    place: Path | None,
     *,
-    some_shards: bool = False,
-    width: int | None = None,
+    some_shards: bool,
+    width: int | None,
 ) -> list[Text]:
     """Draw the gaps of a span of days; commands are never broken.
 

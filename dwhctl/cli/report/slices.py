@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable
 from datetime import date, timedelta
 
 import click
 
 from dwhctl.cli.common.listing import Listing, ListingColumn
-from dwhctl.cli.common.options import complete_loads, days_option, shards_option
-from dwhctl.cli.common.output import counted, paint, say, screen
-from dwhctl.cli.common.period import chosen_day, end_option, start_option
+from dwhctl.cli.common.options import (
+    chosen_day,
+    complete_loads,
+    days_option,
+    end_option,
+    shards_option,
+    start_option,
+)
+from dwhctl.cli.common.output import paint, say, screen
 from dwhctl.cli.report.group import (
     DAYS,
     MOST_DAYS,
@@ -23,9 +28,8 @@ from dwhctl.cli.report.group import (
     load_option,
 )
 from dwhctl.core.errors import ExitCode, UsageError
+from dwhctl.core.words import counted
 from dwhctl.monitor.coverage import (
-    Cell,
-    Row,
     Tasks,
     bearable_days,
     days_until,
@@ -38,17 +42,12 @@ from dwhctl.monitor.coverage import (
 from dwhctl.runtime.failures import DAYS as FAILING_DAYS
 from dwhctl.runtime.failures import Failures
 from dwhctl.sessions.task_states import FailingTask
+from dwhctl.verify.findings import fits
 
 _FEWER = f"Default: {DAYS}, fewer where that is more than 100,000 slices."
 loads_argument = click.argument("loads", nargs=-1, metavar="[LOAD]...", shell_complete=complete_loads)
-GRID: Listing[tuple[Row, date, Cell]] = Listing(
-    ListingColumn("load", lambda found: found[0].load.name),
-    ListingColumn("shard", lambda found: found[0].shard.name),
-    ListingColumn("connection", lambda found: found[0].shard.connection),
-    ListingColumn("day", lambda found: found[1]),
-    ListingColumn("state", lambda found: found[2].status.value),
-    ListingColumn("complete", lambda found: found[2].complete),
-    ListingColumn("started", lambda found: found[2].started),
+GRID: Listing[tuple[object, ...]] = Listing(
+    "load", "shard", "connection", "day", "state", "complete", "started"
 )
 
 
@@ -88,7 +87,19 @@ def grid_command(
 
         paint(grid_picture(coverage, screen(), fold))
     else:
-        GRID.show(coverage.slices(), view.form)
+        rows = (
+            (
+                row.load.name,
+                row.shard.name,
+                row.shard.connection,
+                day,
+                cell.status,
+                cell.complete,
+                cell.started,
+            )
+            for row, day, cell in coverage.slices()
+        )
+        GRID.show(rows, view.form)
 
 
 GAPS: Listing[tuple[object, ...]] = Listing("load", "shard", "start", "end", "slices", "command")
@@ -246,9 +257,8 @@ def failures_command(
 
 
 def _is_chosen(task: FailingTask, loads: tuple[str, ...], globs: tuple[str, ...]) -> bool:
-    shard = task.shard
-    fits = shard is not None and any(fnmatch.fnmatchcase(shard, glob) for glob in globs)
-    return (not loads or task.load in loads) and (not globs or fits)
+    is_of_shard = not globs or (task.shard is not None and fits(task.shard, globs))
+    return (not loads or task.load in loads) and is_of_shard
 
 
 def _row(tasks: list[FailingTask], command: str | None = None) -> tuple[object, ...]:

@@ -26,11 +26,7 @@ import vertica_python
 from vertica_python import errors as driver_errors
 from vertica_python.vertica import messages
 
-from dwhctl.core.errors import (
-    ConnectError,
-    TargetError,
-    TlsError,
-)
+from dwhctl.core.errors import ConnectError, TargetError, TlsError
 from dwhctl.core.files import read_bytes
 from dwhctl.systems.base import source
 from dwhctl.systems.base.system import KEPT

@@ -29,14 +29,7 @@ from dwhctl.systems.base.staging import (
     staged_sql,
     staging_prefix,
 )
-from dwhctl.systems.base.target import (
-    ColumnWarning,
-    Refresh,
-    Stage,
-    StagingGroup,
-    Statement,
-    TableColumns,
-)
+from dwhctl.systems.base.target import ColumnWarning, Refresh, Stage, StagingGroup, Statement, TableColumns
 from dwhctl.systems.vertica import catalog, types
 from dwhctl.systems.vertica.catalog import (
     COLUMN_EXISTS,

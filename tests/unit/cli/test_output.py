@@ -13,9 +13,9 @@ from datetime import UTC, date, datetime
 import pytest
 
 from dwhctl.cli.common.listing import Listing
-from dwhctl.cli.common.output import counted, say, shown_seconds
+from dwhctl.cli.common.output import say
 from dwhctl.core.secrets import Secret
-from dwhctl.core.words import one_line
+from dwhctl.core.words import counted, one_line, shown_seconds
 
 COLUMNS = ("task_name", "rows", "slice_date", "ok", "comment")
 ROWS = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import threading
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -84,7 +85,8 @@ def test_the_tally_counts_each_slice_once(plan: Plan) -> None:
         now[0] = 10.0 if isinstance(event, SliceClosed) else 0.0
         tally.take(event)
         every = tally.all()
-        steps.append((every.done, every.failed, len(every.running), len(every.waiting)))
+        states = Counter(every.states.values())
+        steps.append((every.done, every.failed, states["running"], states["waiting for a retry"]))
     every = tally.all()
     assert steps[4:] == [(0, 0, 1, 1), (1, 0, 0, 1), (1, 0, 1, 0), (2, 1, 0, 0), (2, 1, 1, 0), (3, 1, 0, 0)]
     assert (every.total, every.rows, tally.rate(every.rows)) == (3, 1500, 150)
