@@ -168,6 +168,10 @@ class OnlineCheck:
             return
         self._columns[load.name] = check_columns(load, columns)
         yield from self._long_names(load, columns)
+        try:
+            measure_of(load, columns)
+        except AttemptError as error:
+            yield CheckFinding(where, f"verify cannot compare it: {error}", wrong=False)
         slices = [
             make_slice(self._project, load, shard, self._day) for shard in self._project.shards_of(load)
         ]

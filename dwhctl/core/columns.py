@@ -39,7 +39,8 @@ class Column:
     below `least` or above `most` (as Python values), no text of more than `characters` characters, with a NUL character
     (`no_nul`), or other than those `allowed`. A `padded` column fills values up to its width: blanks at the end of a
     text are lost, and a binary value has all its `octets`. A text column that takes `any_octets` is a binary one for
-    binary values.
+    binary values. One that `rewrites` keeps the meaning of a text, not the text: it takes only values that are of its
+    own declared type already; its text says what to do.
 
     A source's column has more, where the system declares it: a text or binary value has at most `places` (bytes of a
     code page or units of UTF-16), each one octet or more in UTF-8, and exactly as many if it is `fixed`; a time has at
@@ -62,3 +63,9 @@ class Column:
     no_nul: bool = False
     any_octets: bool = False
     allowed: tuple[str, ...] | None = None
+    rewrites: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The declared type, and why it takes no other's values."""
+        return f"{self.declared} ({self.rewrites})" if self.rewrites else self.declared

@@ -226,6 +226,12 @@ def denied(path: Path) -> str:
     )
 
 
+def with_remedy(message: str) -> str:
+    """Return a library's message about a file, and what to do when it says that the disk is full."""
+    is_full = any(os.strerror(number) in message for number in (errno.ENOSPC, errno.EDQUOT))
+    return f"{message}; make room on that disk" if is_full else message
+
+
 #: The folder in the state folder that holds them.
 SPILL = "spill"
 

@@ -55,6 +55,13 @@ def quote_name(name: str, marks: str = '""') -> str:
     return f"{marks[0]}{name.replace(marks[1], marks[1] * 2)}{marks[1]}"
 
 
+def shown_name(name: str, marks: str = '""') -> str:
+    """Return a name for SQL that a user is to write: quoted only where that is needed, reserved words apart."""
+    # Where names are in double quotes, one that is not quoted may be read in small letters.
+    plain = r"[a-z_][a-z0-9_]*" if marks == '""' else r"[A-Za-z_][A-Za-z0-9_]*"
+    return name if re.fullmatch(plain, name) else quote_name(name, marks)
+
+
 def quote_path(name: str) -> str:
     """Quote a table's name for SQL, the parts of `schema.table` separately."""
     return ".".join(map(quote_name, name.split(".")))

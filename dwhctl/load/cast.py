@@ -137,7 +137,7 @@ def compare(
     ):
         differences.append(delivered.dropped(gone))
     differences += [
-        f"column {column.name} is {column.declared} at the source and {ours[name].declared} in the target"
+        f"column {column.name} is {column.declared} at the source and {ours[name].shown} in the target"
         for name, column in theirs.items()
         if name in ours and not fits(column, ours[name])
     ]
@@ -153,9 +153,9 @@ def fits(source: Column, target: Column) -> bool:
     """Return whether values of one declared type keep their meaning in the other; each value is checked later."""
     if source.kind is Kind.FLOAT and target.kind is Kind.FLOAT:
         return bool(source.type.bit_width <= target.type.bit_width)
-    if source.kind is Kind.BINARY and target.any_octets:
-        return True
-    return target.kind in _FITS[source.kind]
+    if target.rewrites and source.declared != target.declared:
+        return False
+    return target.kind in _FITS[source.kind] or (source.kind is Kind.BINARY and target.any_octets)
 
 
 def for_source(source: Sequence[Column], target: Sequence[Column]) -> list[Column]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dwhctl.core import errors
@@ -96,7 +97,7 @@ def _fits(pair: Narrowing) -> bool:
     if source is None or table is None:
         return False
     is_whole = source.kind is Kind.DECIMAL and source.type.scale == 0
-    return fits(source, table) or (is_whole and table.kind is Kind.INTEGER)
+    return fits(source, replace(table, rewrites="")) or (is_whole and table.kind is Kind.INTEGER)
 
 
 def _may_change(pair: Narrowing) -> bool:

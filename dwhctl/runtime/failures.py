@@ -130,8 +130,8 @@ def retry_slices(
 
 AGAIN = "try again"
 _AT_THE_TARGET = (
-    errors.CommitInDoubtError, errors.StagingError, errors.TargetBusyError, errors.TargetError,
-    errors.TargetRefusedError,
+    errors.CommitInDoubtError, errors.CountsDifferError, errors.StagingError, errors.TargetBusyError,
+    errors.TargetError, errors.TargetRefusedError,
 )  # fmt: skip
 #: Errors of the load's own SQL and declarations: the same on every connection.
 _OF_THE_LOAD = (errors.QueryError, errors.SchemaDriftError)

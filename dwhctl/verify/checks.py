@@ -59,11 +59,9 @@ def without_slice(query: Query) -> Query | None:
 def measure_of(load: Load, columns: Sequence[Column]) -> Measure:
     """Return what is measured. Raise TargetRefusedError for a missing column, QueryError for a float."""
     by_name = {column.name.lower(): column for column in columns}
-    missing = [name for name in load.verify_columns if name.lower() not in by_name]
-    if missing:
-        raise TargetRefusedError(
-            f"{load.table} has no column {', '.join(missing)}, which is in the load's verify_columns"
-        )
+    for word, names in (("key", load.key), ("verify_columns", load.verify_columns)):
+        if missing := [name for name in names if name.lower() not in by_name]:
+            raise TargetRefusedError(f"{load.table} has no column {', '.join(missing)}, which is in {word}")
     key, values = (
         tuple(by_name[name.lower()] for name in names) for names in (load.key, load.verify_columns)
     )

@@ -6,6 +6,8 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +21,7 @@ from dwhctl.load.cast import for_source
 from dwhctl.project.query import Query
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure
 from tests.contract.kits import SOURCES, TARGETS, Kit, SourceKit, TargetKit
+from tests.contract.kits_mssql import MssqlSourceKit
 from tests.contract.way import SERVICE, TABLE, a_slice
 from tests.unit.fingerprint_forms import FORMS, Form, checksum
 
@@ -47,16 +50,23 @@ def rows_of(kit: Kit, kinds: Mapping[str, Kind], rows: Sequence[Sequence[object]
 class Sides:
     """A table of the same rows in a source and in a target; the first `key` columns are the key."""
 
-    def __init__(self, root: Path, kinds: Mapping[str, Kind], key: int = 1) -> None:
+    def __init__(
+        self, root: Path, kinds: Mapping[str, Kind], key: int = 1, words: Mapping[Kind, str] | None = None
+    ) -> None:
         self.root = root
         self.kinds = kinds
         self.key = key
+        self.words = words or {}
+
+    def _columns(self, kit: Kit) -> str:
+        kinds = self.kinds.items()
+        return ", ".join(f"{name} {self.words.get(kind) or word(kit, kind)}" for name, kind in kinds)
 
     @contextmanager
     def in_source(self, kit: SourceKit, rows: Sequence[Sequence[object]]) -> Iterator[Measured]:
         """Put the rows into a source, to be measured."""
         connection = kit.connection(self.root)
-        columns = ", ".join(f"{name} {word(kit, kind)}" for name, kind in self.kinds.items())
+        columns = self._columns(kit)
         kit.run(
             connection, "abakan",
             "DROP TABLE IF EXISTS t", f"CREATE TABLE t ({columns})",
@@ -71,7 +81,7 @@ class Sides:
     def in_target(self, kit: TargetKit, rows: Sequence[Sequence[object]]) -> Iterator[Measured]:
         """Put the rows into a target, to be measured."""
         target = kit.open(kit.connection(self.root), self.root)
-        columns = ", ".join(f"{name} {word(kit, kind)}" for name, kind in self.kinds.items())
+        columns = self._columns(kit)
         names = ", ".join(self.kinds)
         target.run_statements(
             [
@@ -174,6 +184,25 @@ def _ordered(form: Form) -> list[str | None]:
 def test_no_rows_have_a_fingerprint_too(kit: SourceKit | TargetKit, tmp_path: Path) -> None:
     sides = Sides(tmp_path, {"k": Kind.INTEGER, "v": Kind.TEXT})
     assert sides.measured(kit, []) == Fingerprint(0, (None,), (None,), 0, 0)
+
+
+@pytest.mark.parametrize("kit", ALL, ids=lambda kit: f"{type(kit).__name__}")
+def test_a_decimal_without_digits_before_the_point_has_the_same_text(
+    kit: SourceKit | TargetKit, tmp_path: Path
+) -> None:
+    texts = ["-0.5", "-0.00001", "0", "0.00999", "0.1"]
+    sides = Sides(tmp_path, {"k": Kind.DECIMAL}, words={Kind.DECIMAL: "DECIMAL(5, 5)"})
+    found = sides.measured(kit, [(Decimal(text),) for text in texts])
+    assert found == Fingerprint(5, ("-0.5",), ("0.1",), checksum([[text] for text in texts]))
+
+
+def test_a_row_of_more_than_eight_thousand_octets_is_measured_whole(tmp_path: Path) -> None:
+    """T-SQL cuts a sum of texts to 8,000 octets without an error."""
+    count = 300
+    sides = Sides(tmp_path, {"id": Kind.INTEGER, **{f"c{one}": Kind.TIMESTAMP for one in range(count)}})
+    moments = [datetime(2020, 7, 14, microsecond=one) for one in range(count)]  # noqa: DTZ001
+    texts = [f"{one:%Y-%m-%d %H:%M:%S.%f}" for one in moments]
+    assert sides.measured(MssqlSourceKit(), [(1, *moments)]).values == checksum([["1", *texts]])
 
 
 #: What any row may hold: a key of two columns and values.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import timedelta
 
 import psycopg2
@@ -137,6 +138,53 @@ def test_a_table_that_keeps_its_old_rows_is_refused(target: PostgresTarget, kept
         refresh.delete()
 
 
+_NO_INSERT = (
+    (
+        "CREATE FUNCTION stage.no_insert() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        f" CREATE TRIGGER no_insert BEFORE INSERT ON {TABLE} FOR EACH ROW WHEN (NEW.id = 2)"
+        " EXECUTE FUNCTION stage.no_insert()"
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    "wide", [(), (f"ALTER TABLE {TABLE} ALTER v TYPE numeric(50, 2) USING 1",)], ids=["copy", "text"]
+)
+def test_a_table_that_leaves_rows_out_is_refused(target: PostgresTarget, wide: tuple[str, ...]) -> None:
+    """Another attempt would meet the same trigger."""
+    target.run_statements([*_NO_INSERT, *wide])
+    columns, slice_, words = (
+        target.columns(TABLE),
+        a_slice(),
+        "2 rows were written to .*, but it took 1: a trigger",
+    )
+    rows = batch(1, 2).cast(pa.schema([(one.name, one.type) for one in columns]))
+    with (
+        pytest.raises(CountsDifferError, match=words),
+        target.write_slice(GROUP, "token", columns, slice_, None) as stage,
+    ):
+        stage.write(iter([rows]))
+    group = StagingGroup("run", "later", TABLE)
+    target.open_group(group)
+    with target.stage(group, "token", columns) as stage:
+        stage.write(iter([rows]))
+    with target.publication(TABLE, None, TIMEOUT) as publication:
+        assert publication.staged_rows(group, ["token"]) == {"token": 2}
+        with pytest.raises(CountsDifferError, match=words):
+            publication.insert(group, ["token"])
+
+
+def test_a_read_only_server_is_refused_with_the_reason(
+    server: PostgresServer, database: str, target: PostgresTarget
+) -> None:
+    server.run(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    with (
+        pytest.raises(TargetRefusedError, match="is a standby, or its default_transaction_read_only is on"),
+        target.write_slice(GROUP, "token", target.columns(TABLE), a_slice(), None) as stage,
+    ):
+        stage.write(iter([batch(1)]))
+
+
 def test_a_trigger_that_deletes_in_its_own_way_is_no_mistake(target: PostgresTarget) -> None:
     """A view's trigger need not count what it deletes."""
     target.run_statements(
@@ -157,6 +205,14 @@ def test_a_trigger_that_deletes_in_its_own_way_is_no_mistake(target: PostgresTar
         assert publication.held_rows([slice_]) == {"abakan": 1}
         publication.delete([slice_])
         assert publication.held_rows([slice_]) == {}
+    target.run_statements([f"INSERT INTO {TABLE} VALUES (1, '1', 'abakan', 1, 1), (2, '1', 'abakan', 1, 1)"])
+    with target.write_slice(
+        replace(GROUP, table="stage.v"), "token", target.columns("stage.v"), slice_, None
+    ) as stage:
+        stage.write(iter([batch(1)]))
+        # The guard against a source that shrinks compares with it.
+        assert stage.held == 2
+        stage.discard()
 
 
 def test_many_tables_are_described_by_one_query(
@@ -464,6 +520,35 @@ def test_instants_of_odd_old_offsets_domains_and_enums(
     (priced,) = source.columns(Query("SELECT CAST(1 AS price) AS v", {}))
     assert (priced.kind, str(priced.type)) == (Kind.DECIMAL, "decimal128(10, 2)")
     assert read(source, "SELECT unnest(enum_range(NULL::mood)) AS v") == ["ok", ""]
+
+
+def test_a_statement_timeout_of_the_role_is_named(
+    server: PostgresServer, database: str, connection: PostgresConnection
+) -> None:
+    server.run(f"ALTER DATABASE {database} SET statement_timeout = '50ms'")
+    query = Query("SELECT 1 AS id FROM pg_sleep(2)", {})
+    with PostgresSource(connection, database, "UTC") as source:
+        source.columns(query)
+        with pytest.raises(SourceError, match="the database has a statement_timeout: raise it"):
+            list(source.batches(query, 10))
+
+
+def test_octets_of_a_database_without_an_encoding_are_converted_in_the_extract(
+    server: PostgresServer, connection: PostgresConnection
+) -> None:
+    database = server.make_database("ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        server.run(r"CREATE TABLE t AS SELECT 1 AS id, E'\xe9' AS name", database)
+        with PostgresSource(connection, database, "UTC") as source:
+            with pytest.raises(
+                QueryError, match=r"SQL_ASCII holds octets of any encoding: .* AS name"
+            ) as refused:
+                list(source.batches(Query("SELECT id, name FROM t", {}), 10))
+            shown = str(refused.value).partition("as in ")[2].removesuffix(" (22021)")
+            [batch] = source.batches(Query(f"SELECT {shown} FROM t", {}), 10)
+    finally:
+        server.drop_database(database)
+    assert batch.to_pylist() == [{"name": "й"}]
 
 
 def test_the_source_cannot_write(source: PostgresSource, target: PostgresTarget) -> None:

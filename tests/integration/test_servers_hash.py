@@ -68,7 +68,12 @@ TSQL: dict[str, object] = {
     " AS datetime2(7)), 121)": "2020-07-13 17:00:00.0000000",
     "CONVERT(varchar(40), SWITCHOFFSET(CAST('2020-07-14T01:00:00+00:00' AS datetimeoffset(0)), '-03:30'), 121)":
         "2020-07-13 21:30:00 -03:30",
+    "DATALENGTH(REPLICATE('a', 5000) + REPLICATE('b', 5000))": 8000,
+    "DATALENGTH(REPLICATE(N'a', 3000) + REPLICATE(N'b', 3000))": 8000,
+    "DATALENGTH(CAST('' AS varchar(max)) + REPLICATE('a', 5000) + REPLICATE('b', 5000))": 10000,
+    "DATALENGTH(REPLICATE('a', 5000) + REPLICATE('b', 5000) + CAST('' AS varchar(max)))": 8000,
     "CAST(CAST(-0.50 AS decimal(9,2)) AS varchar(42))": "-0.50",
+    "CAST(CAST(-0.50 AS decimal(3,3)) AS varchar(42))": "-0.500",
 }  # fmt: skip
 
 
@@ -110,6 +115,7 @@ VSQL: dict[str, object] = {
     "OCTET_LENGTH('ёa')": 3,
     "RTRIM(RTRIM('10.500', '0'), '.')": "10.5",
     "CAST(CAST('-0.50' AS NUMERIC(9,2)) AS VARCHAR(80))": "-0.50",
+    "CAST(CAST('-0.50' AS NUMERIC(3,3)) AS VARCHAR(80))": "-0.500",
     "TO_CHAR(TIMESTAMP '2020-07-14 01:02:03.5', 'YYYY-MM-DD HH24:MI:SS.US')": "2020-07-14 01:02:03.500000",
     "TO_CHAR(CAST('0001-02-03' AS DATE), 'YYYY-MM-DD')": "0001-02-03",
     "TO_CHAR(CAST(CAST('01:02:03.000007' AS TIME) AS TIMESTAMP), 'HH24:MI:SS.US')": "01:02:03.000007",

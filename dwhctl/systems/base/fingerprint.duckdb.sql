@@ -8,6 +8,10 @@ CAST({c} AS VARCHAR)
 -- name: form decimal
 rtrim(rtrim(CAST({c} AS VARCHAR), '0'), '.')
 
+-- name: form decimal fraction
+-- DuckDB writes no zero before the point where the type has no digit there: .50000, and -.50000.
+rtrim(rtrim(ltrim(replace(replace(' ' || CAST({c} AS VARCHAR), ' .', ' 0.'), ' -.', ' -0.')), '0'), '.')
+
 -- name: form decimal whole
 CAST({c} AS VARCHAR)
 

@@ -64,6 +64,11 @@ ISNULL(CAST(DATALENGTH({f}) AS varchar(20)) + ':' + {f} + ',', ',')
 -- name: joint
  + 
 
+-- name: wide
+-- A sum of texts of which none is of a max type is cut to 8,000 octets without an error:
+-- https://learn.microsoft.com/en-us/sql/t-sql/language-elements/string-concatenation-transact-sql
+CAST('' AS varchar(max))
+
 -- name: number
 CAST(SUBSTRING(HASHBYTES('MD5', {t}), 1, 8) AS bigint) & CAST(1152921504606846975 AS bigint)
 

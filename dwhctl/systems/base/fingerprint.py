@@ -17,9 +17,10 @@ of the text's MD5: the hexadecimal digits 2 to 16. A checksum is the sum of thes
 order of the rows, but on how often each occurs.
 
 `fingerprint.<dialect>.sql` has the SQL of a dialect in blocks: `form <kind>` is the canonical text of a column {c},
+`form decimal fraction` that of a decimal without digits before the point where it differs from `form decimal`,
 `ordered <kind>` the value to compare for the smallest and largest of the forms {f} (by default the column itself),
-`piece` frames a form, `joint` concatenates pieces, `number` is that of a text {t}, `sum` adds numbers {n}, `start` is
-the first {n} characters of a text, `length` counts its characters.
+`piece` frames a form, `joint` concatenates pieces, with `wide` before many of them if there is one, `number` is that of
+a text {t}, `sum` adds numbers {n}, `start` is the first {n} characters of a text, `length` counts its characters.
 `tests/unit/fingerprint.golden.json` pins the numbers of every form.
 """
 
@@ -36,6 +37,8 @@ from dwhctl.core.errors import QueryError, SchemaDriftError
 from dwhctl.core.sql import named_sql, quote_name
 
 _PLACE = re.compile(r"\{(\w+)\}")
+#: So many texts are concatenated without brackets: engines limit how deep an expression is.
+_AT_ONCE = 100
 #: Kinds whose form is also what is compared.
 _COMPARED_AS_TEXT = (Kind.TEXT, Kind.UUID, Kind.BINARY)
 
@@ -98,6 +101,8 @@ def part(column: Column, kind: Kind, sql: str, **extras: str) -> Part:
     name = form.value
     if form is Kind.DECIMAL and column.type.scale <= 0:
         name += " whole"
+    elif form is Kind.DECIMAL and column.type.scale == column.type.precision:
+        name += " fraction"
     if form is Kind.TEXT and column.padded:
         name += " padded"
     return Part(sql, form, name, extras)
@@ -128,7 +133,8 @@ class Dialect:
 
     def form(self, part: Part, sql: str | None = None) -> str:
         """Return the canonical text of a part, or of another expression of its type."""
-        return self.block(f"form {part.form}", c=sql or part.sql, **part.extras)
+        name = f"form {part.form}"
+        return self.block(name if self.has(name) else f"form {part.kind}", c=sql or part.sql, **part.extras)
 
     def fingerprint(
         self, source: str, key: Sequence[Part], values: Sequence[Part], group: str | None = None
@@ -220,7 +226,13 @@ class Dialect:
 
     def _joined(self, texts: Sequence[str], between: str | None = None) -> str:
         joint = f" {self._blocks['joint']} "
-        return (joint if between is None else f"{joint}{between}{joint}").join(texts)
+        joint = joint if between is None else f"{joint}{between}{joint}"
+        if len(texts) <= _AT_ONCE:
+            return joint.join(texts)
+        if self.has("wide"):
+            return self._blocks["wide"] + joint + joint.join(texts)
+        parts = [texts[at : at + _AT_ONCE] for at in range(0, len(texts), _AT_ONCE)]
+        return joint.join(f"({joint.join(part)})" for part in parts)
 
 
 def read_fingerprint(row: Sequence[Any], key: Sequence[Part]) -> Fingerprint:

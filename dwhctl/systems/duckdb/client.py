@@ -29,7 +29,7 @@ from dwhctl.core.errors import (
     TargetError,
     TargetRefusedError,
 )
-from dwhctl.core.files import denied
+from dwhctl.core.files import denied, with_remedy
 from dwhctl.core.sql import literal
 from dwhctl.core.waiting import Wait, waited
 from dwhctl.project.query import named_line
@@ -181,7 +181,7 @@ def is_out_of_reach(error: BaseException) -> bool:
 def words(error: BaseException) -> str:
     """Return DuckDB's message without the excerpt of the statement that follows it."""
     message = " ".join(str(error).partition("\nLINE ")[0].split()) or type(error).__name__
-    return f"{message}; {_CONFINED}" if is_out_of_reach(error) else message
+    return f"{message}; {_CONFINED}" if is_out_of_reach(error) else with_remedy(message)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

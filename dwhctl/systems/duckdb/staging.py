@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import About, StagingError, TargetRefusedError
+from dwhctl.core.files import with_remedy
 from dwhctl.core.sql import literal, quote_name, quote_path
 from dwhctl.systems.base.target import (
     DELETE,
@@ -104,7 +105,8 @@ class ParquetStage(Stage):
         try:
             yield
         except OSError as error:
-            raise StagingError(f"cannot stage in {self._path.parent}: {error.strerror or error}") from error
+            message = with_remedy(f"cannot stage in {self._path.parent}: {error.strerror or error}")
+            raise StagingError(message) from error
 
     def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
         """Group by hash_id first, in parts when they are many: eight bytes a row, spilled to the staging folder."""

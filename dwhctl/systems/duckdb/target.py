@@ -19,7 +19,7 @@ import duckdb
 
 from dwhctl.core.columns import Column
 from dwhctl.core.errors import AttemptError, DatabaseMissingError, StagingError, TargetRefusedError
-from dwhctl.core.files import SpillFolder, inside
+from dwhctl.core.files import SpillFolder, inside, with_remedy
 from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
 from dwhctl.systems.base.staging import Described, Publication, described_each
@@ -92,7 +92,8 @@ class DuckdbTarget(Target):
         try:
             self._folder(group).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StagingError(f"cannot stage in {self._folder(group)}: {error.strerror}") from error
+            message = with_remedy(f"cannot stage in {self._folder(group)}: {error.strerror}")
+            raise StagingError(message) from error
 
     def drop_group(self, group: StagingGroup) -> None:
         shutil.rmtree(self._folder(group), ignore_errors=True)

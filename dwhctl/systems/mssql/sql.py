@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError
-from dwhctl.core.sql import comment_end, quote_name, replace_binds, split_statements
+from dwhctl.core.sql import comment_end, quote_name, replace_binds, shown_name, split_statements
 from dwhctl.core.sql import literal as literal_text
 from dwhctl.systems.base.fingerprint import Dialect, Measure
 from dwhctl.systems.base.system import SourceType
@@ -127,7 +127,8 @@ def column(described: ResultColumn) -> Column:
     row = _BY_NAME.get(match["name"].lower()) if match else None
     if match is None or row is None or row.kind is None:
         # SQL Server returns no name for an assembly's type.
-        remedy = (row.note if row else "CAST({column}.ToString() AS nvarchar(max))").format(column=name)
+        note = row.note if row else "CAST({column}.ToString() AS nvarchar(max))"
+        remedy = note.format(column=shown_name(name, "[]"))
         raise QueryError(
             f"column {name}: SQL Server's type {declared} would not arrive as it is; CAST it in the extract: {remedy}"
         )

@@ -218,12 +218,13 @@ SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT row_security_active(oid
 """
 
 
-def write_ways(client: CopyClient, table: str) -> tuple[bool, bool]:
+def write_ways(client: CopyClient, table: str, after: str = "") -> tuple[bool, bool]:
     """Return whether COPY writes to the (quoted) table what INSERT would, and whether DELETE may leave rows there.
 
     COPY does not write to views, and goes past rules and row-level security; a rule or trigger may undo a DELETE.
+    `after` is sent before the query.
     """
-    rows = client.query(_WRITE_WAYS.replace("{table}", literal(table)))
+    rows = client.query(after + _WRITE_WAYS.replace("{table}", literal(table)))
     return (bool(rows[0][0]), bool(rows[0][1])) if rows else (False, False)
 
 
@@ -231,6 +232,14 @@ def kept_rows(table: str) -> CountsDifferError:
     """Return the error for a table that still has rows that a DELETE was to remove."""
     return CountsDifferError(
         f"{table} still has old rows after DELETE: a trigger or rule of the table keeps them; drop it"
+    )
+
+
+def lost_rows(table: str, sent: int, taken: int) -> CountsDifferError:
+    """Return the error for a table that took fewer rows than were written to it."""
+    return CountsDifferError(
+        f"{sent} rows were written to {table}, but it took {taken}: a trigger, rule or policy of the table leaves rows"
+        " out or sends them elsewhere; drop it"
     )
 
 

@@ -335,8 +335,9 @@ class CopyClient:
             return kind(
                 f"no answer from {self._connection.name} for {self.timeout:g} s; the connection is closed"
             )
+        limited, lost = self.timeout is not None, self._is_lost(error)
         return translate_error(
-            error, self._connection.name, sql, is_lost=self._is_lost(error), target=self._target
+            error, self._connection.name, sql, is_lost=lost, target=self._target, limited=limited
         )
 
     def _is_lost(self, error: Exception) -> bool:

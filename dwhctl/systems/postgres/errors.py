@@ -35,7 +35,22 @@ if TYPE_CHECKING:
 MISSING = ("3F000", "42P01")
 MISSING_COLUMN = "42703"
 EXISTS_ALREADY = ("42P06", "42P07", "42710", "23505")
-LOCK_TIMEOUT = "55P03"
+LOCK_TIMEOUT, _CANCELED = "55P03", "57014"
+_DISK_FULL = {"53100": "make room on the server's disk"}
+_TARGET_REMEDIES = _DISK_FULL | {
+    "25006": (
+        "the server is a standby, or its default_transaction_read_only is on for the user or the database: connect to"
+        " the primary, or switch that off"
+    ),
+}
+_SOURCE_REMEDIES = _DISK_FULL | {
+    "22021": (
+        "a database of encoding SQL_ASCII holds octets of any encoding: convert them in the extract, as in"
+        " convert_from(convert(convert_to(name, 'SQL_ASCII'), 'WIN1251', 'UTF8'), 'SQL_ASCII') AS name"
+    ),
+    "22P05": "the text has no place in UTF-8: change it in the extract",
+}
+_TIMED_OUT = "the user or the database has a statement_timeout: raise it, or read the slice in parts (split)"
 #: Serialization, resources, operator intervention, the system: a later attempt may succeed.
 _TEMPORARY_CLASSES = ("08", "40", "53", "55", "57", "58", "XX")
 _ABOUT = {**dict.fromkeys(MISSING, About.TABLE), "42501": About.PERMISSION, "53200": About.MEMORY}
@@ -90,14 +105,22 @@ def is_sqlstate(error: BaseException, sqlstates: Collection[str]) -> bool:
 
 
 def translate_error(
-    error: Exception, name: str, sql: str | None, *, is_lost: bool, target: bool
+    error: Exception, name: str, sql: str | None, *, is_lost: bool, target: bool, limited: bool = True
 ) -> AttemptError:
-    """Return the error that one of psycopg2's means; `sql` is the statement as it was sent."""
+    """Return the error that one of psycopg2's means; `sql` is the statement as it was sent.
+
+    `limited` is whether dwhctl has set a statement_timeout.
+    """
     code = getattr(error, "pgcode", None) or ""
     text = mask(f"{reason(error)}{f' ({code})' if code else ''}")
     if is_lost:
         lost = f"the connection to {name} is lost: {text}"
         return TargetError(lost) if target else SourceError(lost)
+    remedy = (_TARGET_REMEDIES if target else _SOURCE_REMEDIES).get(code)
+    if code == _CANCELED and not limited and "statement timeout" in text:
+        remedy = _TIMED_OUT
+    if remedy:
+        text += f"; {remedy}"
     if code == LOCK_TIMEOUT and target:
         return TargetBusyError(text)
     if code.startswith(_TEMPORARY_CLASSES) or not code:

@@ -93,6 +93,7 @@ class PostgresPublication(Publication):
         self._schema = schema
         self._doubt = doubt
         self._held: dict[str, int] = {}
+        self._staged = 0
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         held: dict[str, int] = {}
@@ -120,6 +121,7 @@ class PostgresPublication(Publication):
                 f"{table} has lost {len(lacking)} of {len(tokens)} staged slices: PostgreSQL empties an UNLOGGED table"
                 " when it starts after a crash"
             )
+        self._staged = sum(found.values())
         return found
 
     def delete(self, slices: Sequence[Slice]) -> None:
@@ -142,7 +144,10 @@ class PostgresPublication(Publication):
         written = [one for one in columns if one.name != TOKEN]
         names = ", ".join(quote_name(one.name) for one in written)
         values = ", ".join(_staged_value(one, own.get(one.name)) for one in written)
-        return self._client.run(insert_sql(self._table, table, names, _numbers(tokens), values))
+        inserted = self._client.run(insert_sql(self._table, table, names, _numbers(tokens), values))
+        if inserted < self._staged:
+            raise catalog.lost_rows(self._table, self._staged, inserted)
+        return inserted
 
     def commit(self) -> None:
         try:

@@ -175,8 +175,11 @@ class PostgresStage(Stage):
         if stream.failure is not None:
             raise stream.failure
         if stream.stopped or accepted != stream.rows:
-            raise StagingError(f"{stream.rows} rows were sent to {self._table}, {accepted} were taken")
+            raise self._not_taken(stream.rows, accepted, stopped=stream.stopped)
         self._rows = accepted
+
+    def _not_taken(self, sent: int, taken: int, *, stopped: bool) -> AttemptError:  # noqa: ARG002 - for a subclass
+        return StagingError(f"{sent} rows were sent to {self._table}, {taken} were taken")
 
     def _begin(self) -> None:
         """Begin the transaction, and set the table that is copied into."""
@@ -258,18 +261,22 @@ class DirectPostgresStage(PostgresStage, DirectStage):
         if self._insert:
             rows = self._client.run(self._insert)
             if rows != self._rows:
-                raise StagingError(f"{self._rows} rows were sent to {self._group.table}, {rows} were taken")
+                raise catalog.lost_rows(self._group.table, self._rows, rows)
         self.written = self._rows
         return size
 
     def _begin(self) -> None:
         target = quote_path(self._group.table)
         reach("direct.delete")
-        self.held = self._client.run(f"BEGIN; {delete_sql(target, self._of_slice)}")
+        takes_copy, may_keep = catalog.write_ways(self._client, target, after="BEGIN; ")
+        count = f"SELECT COUNT(*) FROM {target} WHERE {self._of_slice}"
+        # A trigger or rule need not count what it deletes.
+        held = self._client.query(count)[0][0] if may_keep else None
+        deleted = self._client.run(delete_sql(target, self._of_slice))
+        self.held = deleted if held is None else held
         self._table, self._where = target, self._of_slice
         as_text = any(pa.types.is_decimal256(column.type) for column in self._columns)
-        takes_copy, may_keep = catalog.write_ways(self._client, target)
-        if may_keep and self._client.query(f"SELECT 1 FROM {target} WHERE {self._of_slice} LIMIT 1"):
+        if may_keep and self._client.query(count)[0][0]:
             raise catalog.kept_rows(self._group.table)
         if as_text or not takes_copy:
             self._copy_first(target)
@@ -285,6 +292,11 @@ class DirectPostgresStage(PostgresStage, DirectStage):
         names = ", ".join(quote_name(one.name) for one in written)
         values = ", ".join(f"CAST({quote_name(one.name)} AS {one.base})" for one in written)
         self._insert = f"INSERT INTO {target} ({names}) SELECT {values} FROM {self._table}"
+
+    def _not_taken(self, sent: int, taken: int, *, stopped: bool) -> AttemptError:
+        if stopped or self._insert:
+            return super()._not_taken(sent, taken, stopped=stopped)
+        return catalog.lost_rows(self._group.table, sent, taken)
 
     def _translate_error(self, error: AttemptError) -> AttemptError:
         return error if is_sqlstate(error, (*MISSING, MISSING_COLUMN)) else super()._translate_error(error)

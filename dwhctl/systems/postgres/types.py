@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, TargetRefusedError
-from dwhctl.core.sql import quote_name, quote_path
+from dwhctl.core.sql import quote_name, quote_path, shown_name
 from dwhctl.systems.base.ddl import check_name
 from dwhctl.systems.base.system import SourceType
 from dwhctl.systems.postgres import NAME_OCTETS
@@ -109,7 +109,7 @@ def source_columns(described: Iterable[AnswerColumn]) -> list[Column]:
             raise QueryError(f"column {one.name} occurs twice in the extract; give one of them another name")
         if (found := column(one.name, one.declared, is_enum=one.is_enum)) is None:
             base = one.declared.partition("(")[0]
-            remedy = _REMEDIES.get(base, _AS_TEXT).format(column=one.name)
+            remedy = _REMEDIES.get(base, _AS_TEXT).format(column=shown_name(one.name))
             raise QueryError(
                 f"column {one.name}: PostgreSQL's type {one.declared} would not arrive as it is; CAST it in the"
                 f" extract: {remedy}"
@@ -154,13 +154,20 @@ def column(name: str, declared: str, *, nullable: bool = True, is_enum: bool = F
         length = 1 if base == "character" and first is None else first
         if length is not None:
             limits = {"characters": length, "octets": None, "places": length}
-        limits |= {"padded": base == "character", "no_nul": True}
+        elif base == "name":
+            limits = {"octets": NAME_OCTETS}
+        limits |= {"padded": base == "character", "no_nul": True, "rewrites": _REWRITES.get(base, "")}
     elif row.kind in _RANGES:
         least, most = _RANGES[row.kind]
         limits = {"least": least, "most": _cut(most, first), "fraction": 6 if first is None else first}
     return Column(name, row.kind, arrow, declared, nullable, **limits)
 
 
+#: Types that write a text in another way: blanks, the order of fields, fields that occur twice, XML declarations.
+_REWRITES = {
+    "jsonb": "it does not keep the text: make the column json, or generate it from one that is",
+    "xml": "it does not keep the text: make the column text",
+}
 _RANGES: dict[Kind, tuple[Any, Any]] = {
     Kind.DATE: (date.min, date.max),
     Kind.TIME: (time.min, time.max),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .convert import Typed, convert, fail_with, family
+from .convert_text import fit
 from .errors import error
 from .types import (
     DATETIME,
@@ -66,7 +67,10 @@ def _joined(left: Typed, right: Typed) -> Typed:
     # The collation that somebody named goes before the server's own.
     named = [each.type.collation for each in (left, right) if each.type.collation not in (None, LATIN)]
     made = SqlType(name, length, collation=named[0] if named else kind.collation)
-    return Typed(f"({left.sql} || {right.sql})", made, left.nullable or right.nullable)
+    joined = f"({left.sql} || {right.sql})"
+    if 0 < length < sum(lengths) and made.is_text:
+        joined = fit(joined, made)
+    return Typed(joined, made, left.nullable or right.nullable)
 
 
 def _calculable(value: Typed, kind: SqlType) -> SqlType:

@@ -62,7 +62,10 @@ def as_text(value: Typed, target: SqlType, style: int | None) -> str:
     if kind.name in ("money", "smallmoney"):
         return f"CAST(CAST({x} AS DECIMAL(19,{4 if style in (2, 126) else 2})) AS VARCHAR)"
     if kind.name in DECIMALS:
-        return f"CAST({x} AS VARCHAR)"
+        text = f"CAST({x} AS VARCHAR)"
+        # The engine leaves out the zero before the point of a decimal(5,5).
+        zero = f"ltrim(replace(replace(' ' || {text}, ' .', ' 0.'), ' -.', ' -0.'))"
+        return zero if kind.precision == kind.scale else text
     if kind.name == "uniqueidentifier":
         return f"upper(CAST({x} AS VARCHAR))"
     if family(kind) == "binary":

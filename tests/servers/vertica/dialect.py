@@ -304,7 +304,9 @@ def _call(name: str, *arguments: exp.Expr) -> exp.Expr:
 
 
 def _to_text(value: exp.Expr, kind: Kind) -> exp.Expr:
-    text = exp.cast(value, "text")
+    text: exp.Expr = exp.cast(value, "text")
+    if not isinstance(value, exp.Literal):
+        text = _call("with_zero", text, _call("typeof", value.copy()))
     return text if kind.length is None else _call("cut_octets", text, exp.Literal.number(kind.length))
 
 

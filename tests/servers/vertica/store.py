@@ -26,6 +26,9 @@ _ATTEMPTS = 20
 _SETTINGS = ("SET threads = 2", "SET python_enable_replacements = false")
 #: What a cast to VARCHAR(n) leaves of a string: n octets, to the border of a character.
 _CUT = """
+    -- The engine leaves out the zero before the point of a DECIMAL(5,5).
+    CREATE MACRO with_zero(x, kind) AS CASE WHEN kind LIKE 'DECIMAL(%'
+        THEN ltrim(replace(replace(' ' || x, ' .', ' 0.'), ' -.', ' -0.')) ELSE x END;
     CREATE MACRO cut_octets(x, n) AS CASE WHEN strlen(x) <= n THEN x ELSE
         decode(unhex(regexp_extract(left(hex(encode(x)), 2 * n),
             '^((?:..)*?)(?:[CD].|E.(?:[89AB].)?|F.(?:[89AB].){0,2})?$', 1)))

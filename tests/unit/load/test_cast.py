@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import SchemaDriftError, ValueRefusedError
 from dwhctl.load.cast import TargetCast, cast, compare, constraints, first_failing, value_text
+from dwhctl.systems.postgres import types as postgres
 
 ID = Column("id", Kind.INTEGER, pa.int64(), "BIGINT")
 SERVICE = [
@@ -74,6 +75,27 @@ def test_a_kind_goes_only_where_its_values_keep_their_meaning(source: Kind, targ
     else:
         with pytest.raises(SchemaDriftError, match="column v is A at the source and B in the target"):
             compare(*columns, fill_missing=False)
+
+
+def test_a_text_does_not_go_into_a_type_that_writes_it_in_another_way() -> None:
+    for declared in ("jsonb", "xml"):
+        source, own, target = text("v"), postgres.column("v", declared), postgres.column("V", declared)
+        assert own is not None
+        assert target is not None
+        said = str(drift([source], [target]))
+        assert said.startswith(
+            f"column v is VARCHAR at the source and {declared} (it does not keep the text: make the"
+        )
+        assert compare([own], [target], fill_missing=False) == []
+        assert compare([own], [text("v")], fill_missing=False) == []
+
+
+def test_a_name_of_postgresql_has_sixty_three_octets() -> None:
+    column = postgres.column("v", "name")
+    assert column is not None
+    assert conformed(["x" * 63], pa.string(), column).to_pylist() == ["x" * 63]
+    with pytest.raises(ValueRefusedError, match="more than the 63 octets of name"):
+        conformed(["x" * 64], pa.string(), column)
 
 
 def test_a_double_does_not_go_into_a_float() -> None:

@@ -1,7 +1,8 @@
-"""A DuckDB file that is absent is created whole."""
+"""A DuckDB file that is absent is created whole; a full disk is reported with the remedy."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,9 +11,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from dwhctl.core.columns import Column, Kind
+from dwhctl.core.errors import StagingError
 from dwhctl.systems.duckdb import client
+from dwhctl.systems.duckdb.staging import ParquetStage
 
 _KILL_BEFORE_LINK = "os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
 _OPEN_EACH = """
@@ -96,3 +103,20 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "warehouse.duckdb"
     _open(path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_reported_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another attempt alone does not help."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    refused = duckdb.IOException(f'IO Error: Could not write file "w.duckdb": {full.strerror}')
+    assert client.words(refused).endswith("No space left on device; make room on that disk")
+    stage = ParquetStage(tmp_path / "token.parquet", [Column("id", Kind.INTEGER, pa.int64(), "BIGINT")])
+
+    def fail(*_args: object) -> None:
+        raise full
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_batch", fail)
+    with pytest.raises(StagingError, match="No space left on device; make room on that disk"):
+        stage.write(iter([pa.RecordBatch.from_pydict({"id": [1]})]))
+    monkeypatch.undo()
+    stage.discard()

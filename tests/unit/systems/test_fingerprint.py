@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError
-from dwhctl.systems.base.fingerprint import Fingerprint, Measure
+from dwhctl.systems.base.fingerprint import Dialect, Fingerprint, Measure, part, read_fingerprint
 from dwhctl.verify.findings import Check, differences
 from tests.unit.fingerprint_forms import FORMS, checksum, framed, number_of
 
@@ -92,3 +94,15 @@ def test_a_difference_has_both_values() -> None:
 
 if __name__ == "__main__":
     GOLDEN.write_text(json.dumps(golden(), ensure_ascii=False, indent=1) + "\n")
+
+
+def test_a_row_of_many_columns_is_no_deep_expression() -> None:
+    """DuckDB refuses one of more than a thousand levels."""
+    parts = [part(ID, Kind.INTEGER, "c")] * 1600
+    sql = Dialect("duckdb").fingerprint("(SELECT 7 AS c)", parts[:1], parts[1:])
+    assert len(duckdb.extract_statements(sql)) == 1
+    # To plan so many takes DuckDB seconds.
+    with closing(duckdb.connect()) as db:
+        row = db.execute(Dialect("duckdb").fingerprint("(SELECT 7 AS c)", parts[:1], parts[:150])).fetchone()
+    assert row is not None
+    assert read_fingerprint(row, parts[:1]).values == number_of(["7"] * 151)

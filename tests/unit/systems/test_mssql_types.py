@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import QueryError
 from dwhctl.systems.mssql.sql import TYPES, ResultColumn, declared_columns, literal, quote
+from dwhctl.systems.postgres.types import AnswerColumn, source_columns
 
 #: sys.types of SQL Server 2025, and the words by which sp_describe_first_result_set and people call them besides.
 SERVER_TYPES = (
@@ -91,3 +93,10 @@ def test_quoting() -> None:
 def test_the_table_needs_neither_driver_nor_pyarrow() -> None:
     code = "import sys, dwhctl.systems.mssql.sql; print(sorted({'pymssql', 'pyarrow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_a_remedy_quotes_a_name_that_needs_it() -> None:
+    with pytest.raises(QueryError, match=re.escape("CAST([odd ]] name] AS nvarchar(4000))")):
+        declared_columns([ResultColumn("odd ] name", "hierarchyid")])
+    with pytest.raises(QueryError, match=re.escape('CAST("oddName" AS text)')):
+        source_columns([AnswerColumn("oddName", "integer[]")])
