@@ -61,7 +61,9 @@ def measure_of(load: Load, columns: Sequence[Column]) -> Measure:
     by_name = {column.name.lower(): column for column in columns}
     for word, names in (("key", load.key), ("verify_columns", load.verify_columns)):
         if missing := [name for name in names if name.lower() not in by_name]:
-            raise TargetRefusedError(f"{load.table} has no column {', '.join(missing)}, which is in {word}")
+            raise TargetRefusedError(
+                f"{load.table} has no column {', '.join(missing)}, which is in the load's {word}"
+            )
     key, values = (
         tuple(by_name[name.lower()] for name in names) for names in (load.key, load.verify_columns)
     )
