@@ -868,7 +868,7 @@ def test_an_empty_page_need_not_say_that_it_is_the_last_one(paginator: Any, end:
         items = RECORDS[at : at + 5]
         return page({"items": items} | ({"more": True, "next": at + 5} if items else end))
 
-    keys = {"data_selector": "items", "paginator": {**paginator, "has_more_path": "more"}}
+    keys: Any = {"data_selector": "items", "paginator": {**paginator, "has_more_path": "more"}}
     assert answered(answer, **keys)[0] == IDS
     assert "neither true nor false" in str(refused(lambda _: page({"items": RECORDS[:5]}), **keys))
 
