@@ -196,6 +196,7 @@ def test_a_decimal_without_digits_before_the_point_has_the_same_text(
     assert found == Fingerprint(5, ("-0.5",), ("0.1",), checksum([[text] for text in texts]))
 
 
+@pytest.mark.long
 def test_a_row_of_more_than_eight_thousand_octets_is_measured_whole(tmp_path: Path) -> None:
     """T-SQL cuts a sum of texts to 8,000 octets without an error."""
     count = 300

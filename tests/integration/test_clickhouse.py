@@ -633,19 +633,34 @@ def test_rows_that_were_deleted_lightly_are_no_hidden_ones(warehouse: Warehouse)
     assert warehouse.counts() == NEW | {("2020-07-14", "chita", 2): 4}
 
 
+def test_rows_that_the_user_does_not_see_are_not_lost_beside_deleted_ones(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse.ask(f"DELETE FROM {TABLE} WHERE etl_id = 2 AND id = 0 SETTINGS lightweight_deletes_sync = 2")
+    before = warehouse.counts()
+    monkeypatch.setitem(client._SETTINGS, "additional_table_filters", "{'stage.orders':'etl_id != 2'}")
+    target = warehouse.open()
+    group, slice_ = warehouse.staged(target)
+    (published,) = warehouse.publish(target, group, slice_)
+    assert published.failure is not None
+    assert "5 of the 12 rows of the partition 20200714 are hidden from the user" in published.failure.message
+    assert warehouse.counts() == before
+
+
 @pytest.mark.long
-def test_a_limit_that_cuts_results_in_silence_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("leaf", ["", "_leaf"])
+def test_a_limit_that_cuts_results_in_silence_is_an_error(tmp_path: Path, leaf: str) -> None:
     """A profile with `break` copied a part of the other shards' rows, and counted as few."""
     limits = {
-        "max_rows_to_read": 200_000,
-        "read_overflow_mode": "break",
+        f"max_rows_to_read{leaf}": 200_000,
+        f"read_overflow_mode{leaf}": "break",
         "max_block_size": 8192,
         "max_threads": 1,
     }
     server = ClickHouseServer(tmp_path / "server", profile=limits).start()
 
     def ask(sql: str) -> list[tuple[str | None, ...]]:
-        return [tuple(row) for row in server.query(sql, max_rows_to_read=0)]
+        return [tuple(row) for row in server.query(sql, **{f"max_rows_to_read{leaf}": 0})]
 
     try:
         warehouse = Warehouse(server.connection(), ask)

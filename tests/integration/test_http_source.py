@@ -851,6 +851,28 @@ def test_pages_that_end_before_what_the_server_counts_are_no_slice(
     assert words in str(refused(answer, data_selector="items", paginator=paginator))
 
 
+@pytest.mark.parametrize("end", [{}, {"more": None}])
+@pytest.mark.parametrize(
+    "paginator",
+    [
+        {"type": "cursor", "cursor_path": "next", "stop_after_empty_page": True},
+        {"type": "offset", "limit": 5},
+        {"type": "page_number"},
+    ],
+    ids=lambda paginator: str(paginator["type"]),
+)
+def test_an_empty_page_need_not_say_that_it_is_the_last_one(paginator: Any, end: Any) -> None:
+    def answer(asked: Asked) -> Reply:
+        at = int(asked.params.get("offset", asked.params.get("cursor", 0)))
+        at += int(asked.params.get("page", 0)) * 5
+        items = RECORDS[at : at + 5]
+        return page({"items": items} | ({"more": True, "next": at + 5} if items else end))
+
+    keys: Any = {"data_selector": "items", "paginator": {**paginator, "has_more_path": "more"}}
+    assert answered(answer, **keys)[0] == IDS
+    assert "neither true nor false" in str(refused(lambda _: page({"items": RECORDS[:5]}), **keys))
+
+
 @pytest.mark.parametrize("length", ["-1", "unknown"])
 def test_csv_of_a_length_that_is_none_is_not_taken_for_whole(length: str) -> None:
     """A broken connection would look like its end."""
@@ -925,6 +947,34 @@ def test_slices_of_a_process_share_a_token_until_it_is_refused() -> None:
             assert sum(asked.path == "/token" for asked in api.requests) == asked_for
         rows_of(connection(api.url, auth={**auth, "client_id": "other"}), query(ID, **ITEMS))
         assert sum(asked.path == "/token" for asked in api.requests) == 3
+
+
+@pytest.mark.parametrize("lasts", [{"expires_in": "0.002"}, {}])
+def test_a_token_that_has_expired_for_a_server_that_answers_403_is_asked_for_again(lasts: Any) -> None:
+    """The text is the time of the token; without it the attempt after the refused one has another token."""
+    given = 0
+
+    def answer(asked: Asked) -> Reply:
+        nonlocal given
+        if asked.path == "/token":
+            given += 1
+            return page({"access_token": f"token-of-the-hour-{given}", **lasts})
+        is_good = asked.headers["Authorization"].endswith(f"-{wanted}")
+        return page({"items": RECORDS}) if is_good else Reply(403)
+
+    with Api(answer) as api:
+        auth = {
+            "type": "oauth2_client_credentials", "access_token_url": f"{api.url}token", "client_id": "dwh",
+            "client_secret": SECRET,
+        }  # fmt: skip
+        wanted = 1
+        assert rows_of(connection(api.url, auth=auth), query(ID, **ITEMS)) == IDS
+        wanted = 2
+        if not lasts:
+            with pytest.raises(LoginRefusedError):
+                rows_of(connection(api.url, auth=auth), query(ID, **ITEMS))
+        time.sleep(0.01)
+        assert rows_of(connection(api.url, auth=auth), query(ID, **ITEMS)) == IDS
 
 
 def test_a_token_that_is_201_created_is_a_token() -> None:

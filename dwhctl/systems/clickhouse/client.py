@@ -47,14 +47,14 @@ if TYPE_CHECKING:
 
     from dwhctl.systems.clickhouse.system import ClickHouseConnection
 
-_LIMITED = (
-    "distinct", "group_by", "join", "read", "result", "set", "sort", "timeout", "transfer",
-)  # fmt: skip
+#: `read` and `timeout` also have a limit for each server of a query (`_leaf`): a single server minds both.
+_LIMITED = ("distinct", "group_by", "join", "read", "result", "set", "sort", "timeout", "transfer")
 #: Makes the server say where it would otherwise change a value or leave out a row, and keeps SQL's meaning of NULL. A
 #: limit of the user's profile is an error, whatever the profile does at it.
 #: Source: https://clickhouse.com/docs/operations/settings/settings
 _SETTINGS: dict[str, Any] = {
     **{f"{what}_overflow_mode": "throw" for what in _LIMITED},
+    **{f"{what}_overflow_mode_leaf": "throw" for what in ("read", "timeout")},
     "limit": 0,
     "offset": 0,
     "aggregate_functions_null_for_empty": 1,

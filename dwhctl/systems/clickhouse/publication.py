@@ -173,16 +173,19 @@ class ClickHousePublication(Publication):
 
     def _refuse_hidden(self, partition: str) -> None:
         """Raise TargetRefusedError for rows that a SELECT of this user does not give: no copy would have them."""
-        parts = f"FROM system.parts WHERE {self._table.condition} AND active AND partition_id = {literal(partition)}"
-        ((stored, deleted, seen),) = self._client.query(
-            f"SELECT (SELECT sum(rows) {parts}), (SELECT max(has_lightweight_delete) {parts}),"
-            f" (SELECT count() FROM {self._table.sql} WHERE _partition_id = {literal(partition)})"
+        here = f"partition_id = {literal(partition)}"
+        # Rows of a lightweight DELETE count on both sides. First what is seen: a merge may remove rows in between.
+        ((seen,),) = self._client.query(
+            f"SELECT count() FROM {self._table.sql} WHERE _{here} SETTINGS apply_deleted_mask = 0"
         )
-        if not deleted and (hidden := (stored or 0) - seen) > 0:
+        ((stored,),) = self._client.query(
+            f"SELECT sum(rows) FROM system.parts WHERE {self._table.condition} AND active AND {here}"
+        )
+        if (hidden := (stored or 0) - seen) > 0:
             raise TargetRefusedError(
                 f"{self._table}: {hidden:,} of the {stored:,} rows of the partition {partition} are hidden from the"
                 " user, and would be lost when it is replaced: drop the row policy (or additional_table_filters) of"
-                " this user; rows of a DELETE or TTL that is under way are gone when it has ended"
+                " this user; rows of a DELETE that is under way are gone when it has ended"
             )
 
     def _kept(self, partition: str) -> str:

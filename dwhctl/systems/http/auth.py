@@ -84,11 +84,19 @@ class Login:
                     f"connection {self._name}: the answer of access_token_url has no access_token", self._name
                 )
             remember(token)
-            lasts = answer.get("expires_in")
-            seconds = float(lasts) if isinstance(lasts, int) and 0 < lasts < 10**9 else _UNSAID_SECONDS
+            seconds = _lasts(answer.get("expires_in"))
             _TOKENS[key] = token, time.monotonic() + max(seconds - _EARLY_SECONDS, seconds / 2)
             self._token = token
         return self._token
+
+
+def _lasts(said: object) -> float:
+    """Return the seconds of `expires_in`, which some servers write as a text."""
+    try:
+        seconds = float(said) if isinstance(said, int | float | str) else 0.0
+    except (ValueError, OverflowError):
+        return _UNSAID_SECONDS
+    return seconds if 0 < seconds < 10**9 else _UNSAID_SECONDS
 
 
 def _key(auth: OAuth2Auth) -> _Key:

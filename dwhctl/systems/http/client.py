@@ -126,7 +126,8 @@ class Client:
 
     def _fetch(self, method: str, call: Call, form: bool, accept: str) -> Answer:
         answer = self._logged_in(method, call, form, accept)
-        if answer.status == 401 and self._login.forget_token():
+        # Some servers answer an expired token with 403; the next attempt has another.
+        if answer.status in _LOGIN and self._login.forget_token() and answer.status == 401:
             answer.body.close()
             answer = self._logged_in(method, call, form, accept)
         if answer.status in _LOGIN or answer.status in _TRANSIENT or answer.status >= 500:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from dwhctl.project.endpoint import AnyPaginator
 
 
+_Counting = words.CursorPaginator | words.OffsetPaginator | words.PageNumberPaginator
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """What of an answer decides about the next page."""
@@ -122,7 +125,7 @@ class Pages:
         return True
 
     def _after_cursor(self, paginator: words.CursorPaginator, page: Page) -> Call | None:
-        more = _has_more(page.rest, paginator.has_more_path)
+        more = _has_more(paginator, page)
         if more is False or _is_last(paginator, page, more):
             return None
         cursor = find_first(page.rest, paginator.cursor_path)
@@ -149,7 +152,7 @@ class Pages:
             self._short = page.records
         total = self._total(page.rest, paginator.total_path)
         following = int(page.call.params[paginator.offset_param]) + paginator.limit
-        more = _has_more(page.rest, paginator.has_more_path)
+        more = _has_more(paginator, page)
         ends = (
             _is_last(paginator, page, more)
             or (total is not None and following >= total)
@@ -171,7 +174,7 @@ class Pages:
 
     def _after_number(self, paginator: words.PageNumberPaginator, page: Page) -> Call | None:
         total = self._total(page.rest, paginator.total_path)
-        more = _has_more(page.rest, paginator.has_more_path)
+        more = _has_more(paginator, page)
         following = int(page.call.params[paginator.page_param]) + 1
         ends = _is_last(paginator, page, more) or more is False
         if total is not None:
@@ -182,8 +185,8 @@ class Pages:
             if (ends and left > 0) or (page.records and left < 0):
                 raise SourceError(
                     f"the server counts {total:,} pages, and page {following - 1:,} is"
-                    f" {'not the last one' if page.records else 'empty'}: the records changed while they were read, or"
-                    " total_path counts something else"
+                    f" {'not the last one' if page.records else 'empty'}: the records changed while they were read,"
+                    " total_path counts something else, or base_page is not the number of the first page"
                 )
             ends = ends or left <= 0
         if ends or (paginator.maximum_page is not None and following >= paginator.maximum_page):
@@ -232,11 +235,7 @@ def linked(header: str, wanted: str) -> str | None:
     return None
 
 
-def _is_last(
-    paginator: words.CursorPaginator | words.OffsetPaginator | words.PageNumberPaginator,
-    page: Page,
-    more: bool | None,
-) -> bool:
+def _is_last(paginator: _Counting, page: Page, more: bool | None) -> bool:
     """Tell whether an empty page is the last one. Raise SourceError when it says that there are more."""
     if page.records or not paginator.stop_after_empty_page:
         return False
@@ -248,15 +247,17 @@ def _is_last(
     return True
 
 
-def _has_more(rest: Any, path: str | None) -> bool | None:
-    if path is None:
+def _has_more(paginator: _Counting, page: Page) -> bool | None:
+    if (path := paginator.has_more_path) is None:
         return None
-    more = find_first(rest, path)
+    more = find_first(page.rest, path)
     if isinstance(more, str):
         more = {"true": True, "false": False}.get(more.lower(), more)
-    if not isinstance(more, bool):
-        raise QueryError(f"the answer has neither true nor false at has_more_path {path}")
-    return more
+    if isinstance(more, bool):
+        return more
+    if not page.records and paginator.stop_after_empty_page:
+        return None  # an answer without records may say nothing else
+    raise QueryError(f"the answer has neither true nor false at has_more_path {path}")
 
 
 def _put(body: Mapping[str, Any], path: str, value: Any) -> Mapping[str, Any]:

@@ -96,6 +96,14 @@ if __name__ == "__main__":
     GOLDEN.write_text(json.dumps(golden(), ensure_ascii=False, indent=1) + "\n")
 
 
+def test_many_texts_are_joined_in_sql_server_to_one_that_is_not_cut() -> None:
+    """Without a text of a max type it cuts them to 8,000 octets, with no error."""
+    one = part(ID, Kind.INTEGER, "c", collation="Latin1_General_BIN2")
+    few, many = (Dialect("mssql").fingerprint("t", [one], [one] * count) for count in (50, 200))
+    assert "varchar(max)" not in few
+    assert "CAST('' AS varchar(max)) +" in many
+
+
 def test_a_row_of_many_columns_is_no_deep_expression() -> None:
     """DuckDB refuses one of more than a thousand levels."""
     parts = [part(ID, Kind.INTEGER, "c")] * 1600
