@@ -78,9 +78,10 @@ def main() -> NoReturn:
     with caught_signals(ENDING_SIGNALS - {signal.SIGINT}):
         try:
             code = run(dwhctl)
+            _keep(code)
         except (KeyboardInterrupt, Interrupted) as stop:  # while the command was ending
             code = stop.exit_code if isinstance(stop, Interrupted) else ExitCode.INTERRUPTED
-        _keep(code)
+            _keep(code)
     sys.exit(code)
 
 

@@ -281,3 +281,26 @@ def test_ctrl_c_while_a_command_is_imported_ends_it(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         Group("group").get_command(click.Context(click.Command("x")), "slow")
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+_LATE_SIGNAL = """
+import signal
+from dwhctl.cli import main
+
+keep, main.run = main._keep, lambda command: 0
+
+
+def keep_late(code):
+    main._keep = keep
+    signal.raise_signal(signal.SIGTERM)
+    keep(code)
+
+
+main._keep = keep_late
+main.main()
+"""
+
+
+def test_a_signal_in_the_instant_in_which_a_command_ends_shows_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", _LATE_SIGNAL], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (143, "")
