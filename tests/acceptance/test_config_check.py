@@ -290,6 +290,19 @@ def test_a_mistyped_variable_is_a_warning(
     assert shown.count("environment:") == 3, shown
 
 
+def test_variables_that_are_right_are_no_warning(
+    sandbox: Sandbox, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A second server before its shards, a connection for `query`, and a Service of Kubernetes called dwhctl.
+    for name in ("server_2", "server_10", "warehouse_ro"):
+        monkeypatch.setenv(f"DWHCTL_CONN_{name.upper()}", "duckdb:state/elsewhere.duckdb")
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "PAGE_SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP_ADDR"):
+        monkeypatch.setenv(f"DWHCTL_{name}", "10.0.0.7")
+    code, shown = check(sandbox, capsys)
+    assert code == 0
+    assert "environment:" not in shown
+
+
 def test_a_page_without_its_folder_is_a_warning(sandbox: Sandbox, capsys: Captured) -> None:
     append(sandbox, '\n[page]\npath = "www/dwh.html"\n')
     code, shown = check(sandbox, capsys)
