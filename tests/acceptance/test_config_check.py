@@ -319,13 +319,22 @@ def test_verify_columns_are_looked_for_in_the_table(sandbox: Sandbox, capsys: Ca
     )
 
 
-def test_sql_in_place_of_its_file_is_said_in_words(sandbox: Sandbox, capsys: Captured) -> None:
-    change(sandbox, '"orders/extract.sql"', '"SELECT id FROM orders"', "config/loads/orders.toml")
+@pytest.mark.parametrize(
+    ("extract", "problem"),
+    [
+        ("SELECT id FROM orders", "is SQL; write it into a file of sql/, and the name of that file here"),
+        (f"SELECT {'a_column, ' * 100}id FROM orders", "is SQL; write it into a file of sql/"),
+        ("from-crm/extract.sql", "the file sql/from-crm/extract.sql is missing; create it"),
+        ("with orders.sql", "the file sql/with orders.sql is missing; create it"),
+    ],
+)  # fmt: skip
+def test_sql_in_place_of_its_file_is_said_in_words(
+    extract: str, problem: str, sandbox: Sandbox, capsys: Captured
+) -> None:
+    change(sandbox, '"orders/extract.sql"', f'"{extract}"', "config/loads/orders.toml")
     code, shown = check(sandbox, capsys)
     assert code == 2
-    assert (
-        "orders.toml: extract: is SQL; write it into a file of sql/, and the name of that file here" in shown
-    )
+    assert f"orders.toml: extract: {problem}" in shown
 
 
 def test_what_metrics_and_log_do_not_find(sandbox: Sandbox, capsys: Captured) -> None:
