@@ -309,3 +309,23 @@ main.main()
 def test_a_signal_in_the_instant_in_which_a_command_ends_shows_no_traceback() -> None:
     done = subprocess.run([sys.executable, "-c", _LATE_SIGNAL], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (143, "")
+
+
+_THREAD_THAT_WAITS = """
+import threading, time
+from dwhctl.cli import main
+
+
+def run(command):
+    threading.Thread(target=time.sleep, args=(30,)).start()
+    return 143
+
+
+main.run = run
+main.main()
+"""
+
+
+def test_an_interrupted_command_does_not_wait_for_a_thread_that_waits_for_a_server() -> None:
+    command = [sys.executable, "-c", _THREAD_THAT_WAITS]
+    assert subprocess.run(command, timeout=10, check=False).returncode == 143
