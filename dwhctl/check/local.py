@@ -35,6 +35,8 @@ _SQLITE = b"SQLite format 3\0"
 _LIST_SECONDS = 1.0
 _READ = ("dwhctl.toml", "reports.toml")
 _LOOKS_READ = (".toml", ".yml", ".yaml")
+#: Like a mistyped .toml: what an editor keeps, and files of other programs.
+_OTHERS_FILES = (".toml~", ".html", ".tmpl")
 
 
 @dataclass
@@ -178,7 +180,9 @@ def unread_files(project: Project) -> list[str]:
 
 def _looks_read(path: Path) -> bool:
     suffix = path.suffix.lower()
-    return suffix in _LOOKS_READ or path.name.endswith(".toml.txt") or bool(did_you_mean(suffix, [".toml"]))
+    if suffix in _LOOKS_READ or path.name.endswith(".toml.txt"):
+        return True
+    return suffix not in _OTHERS_FILES and bool(did_you_mean(suffix, [".toml"]))
 
 
 def _where_to(parts: tuple[str, ...], path: Path) -> str:

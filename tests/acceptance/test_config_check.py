@@ -264,9 +264,17 @@ def test_a_comma_before_the_port_is_refused(sandbox: Sandbox, capsys: Captured) 
 
 
 def test_files_of_loads_with_another_ending_are_a_warning(sandbox: Sandbox, capsys: Captured) -> None:
-    for name in ("visits.tml", "calls.toml.txt"):
+    for name in (
+        "visits.tml",
+        "calls.toml.txt",
+        "orders.toml~",
+        "orders.toml.bak",
+        "orders.toml.tmpl",
+        "a.html",
+    ):
         sandbox.put(f"config/loads/{name}", "")
     _, shown = check(sandbox, capsys)
+    assert shown.count("is not read") == 2, shown
     assert "config/loads/visits.tml is not read: a load is config/loads/visits.toml, in TOML" in shown
     assert "config/loads/calls.toml.txt is not read: a load is config/loads/calls.toml, in TOML" in shown
 
