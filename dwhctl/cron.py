@@ -299,14 +299,18 @@ def _is_unterminated(crontab: bytes) -> bool:
 
 def _crontab(argument: str, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     try:
-        return subprocess.run(
-            ["crontab", argument],
-            input=text,
-            capture_output=True,
-            timeout=_SECONDS,
-            check=False,
-            env={**os.environ, "LC_ALL": "C"},
-        )
+        # No pipe: when dwhctl ends before it has written all, `crontab -` would install what it has, or nothing.
+        with os.fdopen(os.memfd_create("crontab"), "w+b") as whole:
+            whole.write(text)
+            whole.seek(0)
+            return subprocess.run(
+                ["crontab", argument],
+                stdin=whole,
+                capture_output=True,
+                timeout=_SECONDS,
+                check=False,
+                env={**os.environ, "LC_ALL": "C"},
+            )
     except FileNotFoundError:
         raise CrontabError(
             "there is no program crontab on this machine; install cron (Debian: apt install cron, Red Hat: dnf install"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import shlex
 import ssl
 import stat
@@ -27,11 +28,15 @@ from dwhctl.runtime.locks import CRON_LOG, StateDir
 from dwhctl.systems.base.system import system_of
 from dwhctl.systems.sqlite.system import SqliteConnection
 
+#: Of a Service that is called dwhctl, or dwhctl-page, in every pod of its namespace.
+_OF_KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_[A-Z]+(_\w+)?)?$")
 _SQLITE = b"SQLite format 3\0"
 #: For the databases of a folder; no server is asked here.
 _LIST_SECONDS = 1.0
 _READ = ("dwhctl.toml", "reports.toml")
 _LOOKS_READ = (".toml", ".yml", ".yaml")
+#: Like a mistyped .toml: what an editor keeps, and files of other programs.
+_OTHERS_FILES = (".toml~", ".html", ".tmpl")
 
 
 @dataclass
@@ -175,7 +180,9 @@ def unread_files(project: Project) -> list[str]:
 
 def _looks_read(path: Path) -> bool:
     suffix = path.suffix.lower()
-    return suffix in _LOOKS_READ or path.name.endswith(".toml.txt") or bool(did_you_mean(suffix, [".toml"]))
+    if suffix in _LOOKS_READ or path.name.endswith(".toml.txt"):
+        return True
+    return suffix not in _OTHERS_FILES and bool(did_you_mean(suffix, [".toml"]))
 
 
 def _where_to(parts: tuple[str, ...], path: Path) -> str:
@@ -194,14 +201,25 @@ def unread_variables(project: Project) -> list[str]:
     found = [
         f"environment: {name} is not read: dwhctl reads {VARIABLE}, {CONNECTION_PREFIX}NAME and {VARIABLE_PREFIX}NAME"
         for name in sorted(os.environ)
-        if name.startswith("DWHCTL_") and name not in read and (name in ours or not name.startswith(ours))
+        if name.startswith("DWHCTL_")
+        and name not in read
+        and (name in ours or not name.startswith(ours))
+        and not _OF_KUBERNETES.search(name)
     ]
     used = {project.sessions_connection, *(work.warehouse for work in project.work())}
     used |= {shard.connection for shards in project.shard_groups.values() for shard in shards}
-    for value in named_values(CONNECTION_PREFIX, os.environ):
-        if value.name not in used and (hint := did_you_mean(value.name, used)):
+    values = list(named_values(CONNECTION_PREFIX, os.environ))
+    missing = used - {value.name for value in values}
+    for value in values:
+        meant = [name for name in missing if not _is_sibling(value.name, name)]
+        if value.name not in used and (hint := did_you_mean(value.name, meant)):
             found.append(f"environment: {value.variable} makes a connection that nothing uses; {hint}")
     return found
+
+
+def _is_sibling(name: str, used: str) -> bool:
+    """Return whether the name is none that is mistyped: `mssql_1` beside `mssql_0`, `dwh_ro` beside `dwh`."""
+    return name.startswith(used) or re.sub(r"\d+", "", name) == re.sub(r"\d+", "", used)
 
 
 def missing_packages(project: Project) -> Iterator[str]:

@@ -78,9 +78,13 @@ def main() -> NoReturn:
     with caught_signals(ENDING_SIGNALS - {signal.SIGINT}):
         try:
             code = run(dwhctl)
+            _keep(code)
         except (KeyboardInterrupt, Interrupted) as stop:  # while the command was ending
             code = stop.exit_code if isinstance(stop, Interrupted) else ExitCode.INTERRUPTED
-        _keep(code)
+            _keep(code)
+    if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+        # Python would wait for threads that still wait for a server, and a driver in one of them may abort the process.
+        os._exit(code)
     sys.exit(code)
 
 

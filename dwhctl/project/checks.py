@@ -231,19 +231,22 @@ def check_files(problems: Problems, table: Table, place: Place) -> None:
 
 def check_file(problems: Problems, path: object, place: Place) -> None:
     """Add a problem if this is a path without a file."""
-    if not isinstance(path, Path) or path.is_file():
+    if not isinstance(path, Path):
         return
     folder = problems.root / "sql"
+    text = shown_path(path, folder)
+    # Before it is looked for: the system refuses a name of more than 255 octets.
+    if re.match(r"(select|with|from|create)\s(?!.*\.sql$)", text, re.IGNORECASE | re.DOTALL):
+        problems.add(place, "is SQL; write it into a file of sql/, and the name of that file here")
+        return
+    if path.is_file():
+        return
     shown = shown_text(shown_path(path, problems.root))
     if path.exists():
         problems.add(place, f"{shown} is not a file; write the path of a file")
         return
     in_sql = path.is_relative_to(folder)
     existing = [file.relative_to(folder).as_posix() for file in folder.rglob("*.sql")] if in_sql else []
-    text = shown_path(path, folder)
-    if in_sql and re.match(r"(select|with|from)\b", text, re.IGNORECASE):
-        problems.add(place, "is SQL; write it into a file of sql/, and the name of that file here")
-        return
     remedy = did_you_mean(text, existing) or "create it or correct the path"
     problems.add(place, f"the file {shown} is missing; {remedy}")
 

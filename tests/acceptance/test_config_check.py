@@ -264,9 +264,17 @@ def test_a_comma_before_the_port_is_refused(sandbox: Sandbox, capsys: Captured) 
 
 
 def test_files_of_loads_with_another_ending_are_a_warning(sandbox: Sandbox, capsys: Captured) -> None:
-    for name in ("visits.tml", "calls.toml.txt"):
+    for name in (
+        "visits.tml",
+        "calls.toml.txt",
+        "orders.toml~",
+        "orders.toml.bak",
+        "orders.toml.tmpl",
+        "a.html",
+    ):
         sandbox.put(f"config/loads/{name}", "")
     _, shown = check(sandbox, capsys)
+    assert shown.count("is not read") == 2, shown
     assert "config/loads/visits.tml is not read: a load is config/loads/visits.toml, in TOML" in shown
     assert "config/loads/calls.toml.txt is not read: a load is config/loads/calls.toml, in TOML" in shown
 
@@ -290,6 +298,19 @@ def test_a_mistyped_variable_is_a_warning(
     assert shown.count("environment:") == 3, shown
 
 
+def test_variables_that_are_right_are_no_warning(
+    sandbox: Sandbox, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A second server before its shards, a connection for `query`, and a Service of Kubernetes called dwhctl.
+    for name in ("server_2", "server_10", "warehouse_ro"):
+        monkeypatch.setenv(f"DWHCTL_CONN_{name.upper()}", "duckdb:state/elsewhere.duckdb")
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "PAGE_SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP_ADDR"):
+        monkeypatch.setenv(f"DWHCTL_{name}", "10.0.0.7")
+    code, shown = check(sandbox, capsys)
+    assert code == 0
+    assert "environment:" not in shown
+
+
 def test_a_page_without_its_folder_is_a_warning(sandbox: Sandbox, capsys: Captured) -> None:
     append(sandbox, '\n[page]\npath = "www/dwh.html"\n')
     code, shown = check(sandbox, capsys)
@@ -306,13 +327,22 @@ def test_verify_columns_are_looked_for_in_the_table(sandbox: Sandbox, capsys: Ca
     )
 
 
-def test_sql_in_place_of_its_file_is_said_in_words(sandbox: Sandbox, capsys: Captured) -> None:
-    change(sandbox, '"orders/extract.sql"', '"SELECT id FROM orders"', "config/loads/orders.toml")
+@pytest.mark.parametrize(
+    ("extract", "problem"),
+    [
+        ("SELECT id FROM orders", "is SQL; write it into a file of sql/, and the name of that file here"),
+        (f"SELECT {'a_column, ' * 100}id FROM orders", "is SQL; write it into a file of sql/"),
+        ("from-crm/extract.sql", "the file sql/from-crm/extract.sql is missing; create it"),
+        ("with orders.sql", "the file sql/with orders.sql is missing; create it"),
+    ],
+)  # fmt: skip
+def test_sql_in_place_of_its_file_is_said_in_words(
+    extract: str, problem: str, sandbox: Sandbox, capsys: Captured
+) -> None:
+    change(sandbox, '"orders/extract.sql"', f'"{extract}"', "config/loads/orders.toml")
     code, shown = check(sandbox, capsys)
     assert code == 2
-    assert (
-        "orders.toml: extract: is SQL; write it into a file of sql/, and the name of that file here" in shown
-    )
+    assert f"orders.toml: extract: {problem}" in shown
 
 
 def test_what_metrics_and_log_do_not_find(sandbox: Sandbox, capsys: Captured) -> None:

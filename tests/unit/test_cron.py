@@ -6,6 +6,7 @@ import itertools
 import os
 import pwd
 import shlex
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from dwhctl import cron as crontab
 from dwhctl.cli import crontab as cli
-from dwhctl.core.errors import CrontabError, DwhctlError, UsageError
+from dwhctl.core.errors import CrontabError, DwhctlError, ExitCode, Interrupted, UsageError
 from dwhctl.cron import (
     MAX_COMMAND,
     block_of,
@@ -276,6 +277,28 @@ def test_a_crontab_that_cannot_be_read_is_not_overwritten(
     with pytest.raises(CrontabError):
         change(ROOT, a_block("0 * * * *"))
     assert table.read_bytes() == b"5 4 * * * true\n"
+
+
+def test_a_signal_while_crontab_is_written_leaves_the_old_lines_or_all_new_ones(
+    program: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = b"5 4 * * * true\n"
+    table, started, fork = program(""), list[int](), subprocess._fork_exec  # type: ignore[attr-defined]
+    table.write_bytes(before)
+
+    def fork_and_get_signal(arguments: list[str], *others: object) -> int:
+        pid: int = fork(arguments, *others)
+        if "-" in arguments:
+            started.append(pid)
+            raise Interrupted(ExitCode.TERMINATED)
+        return pid
+
+    monkeypatch.setattr(subprocess, "_fork_exec", fork_and_get_signal)
+    with pytest.raises(Interrupted):
+        change(ROOT, a_block("0 * * * *"))
+    # Popen does not know the process yet: it goes on.
+    os.waitpid(started[0], 0)
+    assert table.read_bytes() in (before, before + octets(a_block("0 * * * *")))
 
 
 def test_no_crontab_yet_is_understood_in_any_locale(

@@ -278,6 +278,54 @@ def test_ctrl_c_while_a_command_is_imported_ends_it(tmp_path: Path, monkeypatch:
     (tmp_path / "imported_slowly").mkdir()
     (tmp_path / "imported_slowly" / "slow.py").write_text(_MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        Group("group").get_command(click.Context(click.Command("x")), "slow")
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    # A shell starts what it puts into the background with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Group("group").get_command(click.Context(click.Command("x")), "slow")
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+_LATE_SIGNAL = """
+import signal
+from dwhctl.cli import main
+
+keep, main.run = main._keep, lambda command: 0
+
+
+def keep_late(code):
+    main._keep = keep
+    signal.raise_signal(signal.SIGTERM)
+    keep(code)
+
+
+main._keep = keep_late
+main.main()
+"""
+
+
+def test_a_signal_in_the_instant_in_which_a_command_ends_shows_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", _LATE_SIGNAL], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (143, "")
+
+
+_THREAD_THAT_WAITS = """
+import threading, time
+from dwhctl.cli import main
+
+
+def run(command):
+    threading.Thread(target=time.sleep, args=(30,)).start()
+    return 143
+
+
+main.run = run
+main.main()
+"""
+
+
+def test_an_interrupted_command_does_not_wait_for_a_thread_that_waits_for_a_server() -> None:
+    command = [sys.executable, "-c", _THREAD_THAT_WAITS]
+    assert subprocess.run(command, timeout=10, check=False).returncode == 143
