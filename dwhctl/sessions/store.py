@@ -332,17 +332,20 @@ class SessionStore(ABC):
     @contextmanager
     def _transaction(self, *whats: str) -> Iterator[None]:
         """Commit at the end of the block, roll back on an error; `whats` are part of the names of the fault points."""
-        _reach(whats, "begin")
+        for what in whats:
+            faults.reach(f"sessions.{what}.begin")
         self._begin()
         try:
             yield
-            _reach(whats, "commit")
+            for what in whats:
+                faults.reach(f"sessions.{what}.commit")
             self._connection.execute("COMMIT")
         except BaseException:
             with suppress(self._driver_error):
                 self._connection.execute("ROLLBACK")
             raise
-        _reach(whats, "done")
+        for what in whats:
+            faults.reach(f"sessions.{what}.done")
 
     def _execute(self, statement: str, values: Mapping[str, object]) -> Rows:
         encoded = {name: self._encode(value) for name, value in values.items()}
@@ -376,11 +379,6 @@ class SessionStore(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close_connection()
-
-
-def _reach(whats: Sequence[str], point: str) -> None:
-    for what in whats:
-        faults.reach(f"sessions.{what}.{point}")
 
 
 def _values_of(record: DataclassInstance) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class PostgresPublication(Publication):
         self._schema = schema
         self._doubt = doubt
         self._held: dict[str, int] = {}
-        self._staged = 0
+        self._staged: dict[str, int] = {}
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         held: dict[str, int] = {}
@@ -121,7 +121,7 @@ class PostgresPublication(Publication):
                 f"{table} has lost {len(lacking)} of {len(tokens)} staged slices: PostgreSQL empties an UNLOGGED table"
                 " when it starts after a crash"
             )
-        self._staged = sum(found.values())
+        self._staged = found
         return found
 
     def delete(self, slices: Sequence[Slice]) -> None:
@@ -145,8 +145,9 @@ class PostgresPublication(Publication):
         names = ", ".join(quote_name(one.name) for one in written)
         values = ", ".join(_staged_value(one, own.get(one.name)) for one in written)
         inserted = self._client.run(insert_sql(self._table, table, names, _numbers(tokens), values))
-        if inserted < self._staged:
-            raise catalog.lost_rows(self._table, self._staged, inserted)
+        staged = sum(self._staged.get(token, 0) for token in tokens)
+        if inserted < staged:
+            raise catalog.lost_rows(self._table, staged, inserted)
         return inserted
 
     def commit(self) -> None:
