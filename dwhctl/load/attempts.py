@@ -107,7 +107,7 @@ class InWorker:
     slots_waited: float = 0.0
     given: float | None = None
     ended_before: int = 0
-    answered: bool = True
+    answered: bool = False
     put_off: bool = False
     group: PublishGroup | None = None
     filled: Mapping[str, str] = field(default_factory=dict)

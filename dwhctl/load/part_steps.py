@@ -15,6 +15,7 @@ from dwhctl.core.faults import reach
 from dwhctl.load.cast import by_lower_name, value_text
 from dwhctl.load.parts import doubled_key
 from dwhctl.project.parts import KeyRange, KeyValue, key_ranges
+from dwhctl.runtime.messages import NOTES
 from dwhctl.systems.base.system import TargetOptions, system_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def cut(order: StageOrder, source: Source) -> tuple[KeyRange, ...]:
     if order.split_by is None:
         return ()
     columns = source.columns(order.query)
+    if not order.login_known:
+        NOTES.answered()  # the limits of a large slice may take long
     try:
         column = split_column(order.split_by, columns)
     except QueryError as error:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Future
 
+    from dwhctl.engine.jobs import JobQueue
     from dwhctl.load.attempts import SliceAttempt, SliceJob, SliceParts
     from dwhctl.load.workers import Worker
     from dwhctl.runtime.slots import Slot, Slots
@@ -132,7 +133,6 @@ class PartWorkers:
         self._pool.use_kept(runner.worker)
         runner.worker = self._pool.replace_dead(runner.worker)
         runner.given, runner.ended_before = time.monotonic(), self._ended
-        runner.answered = bool(self._breaker.login_known(attempt.job.connection))
         self._give(attempt, runner.worker, attempt.slots)
 
     def start_waiting(self, attempts: Iterable[SliceAttempt]) -> None:
@@ -176,20 +176,23 @@ class PartWorkers:
     def answered(self, attempts: Iterable[SliceAttempt], worker: Worker) -> list[str]:
         """Record that the source of a worker's order has answered. Return messages about the circuit breaker."""
         for attempt in attempts:
-            if worker in attempt.runner.at_work:
-                attempt.runner.answered = True
-                self._slowest = max(self._slowest, time.monotonic() - (attempt.runner.given or 0.0))
+            if worker in (runner := attempt.runner).at_work:
+                if not runner.answered and runner.given is not None:
+                    self._slowest = max(self._slowest, time.monotonic() - runner.given)
+                runner.answered = True
                 return self._breaker.connected(attempt.job.connection)
         return []
 
-    def put_off_at(self, attempt: SliceAttempt, waiting: Iterable[SliceJob]) -> float:
-        """Return when an attempt has waited too long for its source, if others of those `waiting` need its worker."""
+    def put_off_at(self, attempt: SliceAttempt, jobs: JobQueue[SliceJob]) -> float:
+        """Return when an attempt has waited too long for its source, if others of the `jobs` need its worker."""
         runner, source = attempt.runner, attempt.job.connection
         # Only a process of this machine says when its source has answered; an API may take long for its first page.
         if runner.answered or runner.given is None or not runner.worker.keeps or attempt.job.config.endpoint:
             return inf
         is_early = self._ended < runner.ended_before + _ANSWER_ORDERS
-        if is_early or self._pool.has_idle or not any(self._breaker.works(job.connection) for job in waiting):
+        if is_early or self._pool.has_idle:
+            return inf
+        if not any(self._breaker.works(job.connection) for job in jobs.next_of_routes()):
             return inf
         patience = max(_ANSWER_SECONDS, _ANSWER_TIMES * self._slowest)
         return runner.given + patience * 2.0 ** self._breaker.times_put_off(source)
@@ -250,7 +253,10 @@ class PartWorkers:
         runner = attempt.runner
         assert runner.parts is not None
         runner.at_work[worker] = slots
-        future = worker.submit(self._stage, runner.parts.next())
+        order = runner.parts.next()
+        # The worker of such an order does not say it.
+        runner.answered |= bool(order.login_known)
+        future = worker.submit(self._stage, order)
         future.add_done_callback(lambda done: self._notify(attempt, worker, done))
 
 

@@ -252,7 +252,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._finished(attempt, result)
 
     def expires_at(self, attempt: SliceAttempt, now: float) -> float:
-        put_off_at = self._workers.put_off_at(attempt, self.jobs.next_of_routes())
+        put_off_at = self._workers.put_off_at(attempt, self.jobs)
         return min(self._starter.expires_at(attempt, now), put_off_at)
 
     def expire(self, attempt: SliceAttempt, now: float) -> None:
@@ -296,7 +296,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
     def _failed(self, attempt: SliceAttempt, failure: Failure) -> None:
         job = attempt.job
         if attempt.runner.put_off:
-            self.jobs.put(job, first=True)
+            # Last: it may be its database that does not answer, and not the server.
+            self.jobs.put(job)
             self.close(attempt, State.UP_FOR_RETRY, failure, 0.0)
         elif failure.new_columns and job.config.on_new_column == "add" and job.additions < _MAX_ADDITIONS:
             job.additions += 1

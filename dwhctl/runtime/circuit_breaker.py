@@ -163,7 +163,7 @@ class CircuitBreaker:
         self.not_asked(job)
         source = self._of(job.connections[0])
         source.put_off += 1
-        source.yields_until = now + _YIELD_TIMES * (now - source.started_at)
+        self._yield_to_others(source, now)
         source.started_at = 0.0
 
     def times_put_off(self, name: str) -> int:
@@ -184,13 +184,15 @@ class CircuitBreaker:
             return [*self.connected(source), *self.connected(target)]
         self._of(target).on_trial &= source == target
         if failure is not None and failure.is_a(*_NOT_CONNECTED, *_NEUTRAL):
-            self._yield_to_others(source, failure, now)
+            if failure.is_a(*_NOT_CONNECTED) and not self.works(source):
+                self._yield_to_others(self._of(source), now)
             return self.failed(source, failure, now, delay)
         return self.connected(source)
 
-    def _yield_to_others(self, name: str, failure: Failure, now: float) -> None:
-        state = self._of(name)
-        if failure.is_a(*_NOT_CONNECTED) and not state.works:
+    @staticmethod
+    def _yield_to_others(state: _Connection, now: float) -> None:
+        # The start is not known of a job that began before the connection last worked, or before another was put off.
+        if state.started_at:
             state.yields_until = now + _YIELD_TIMES * (now - state.started_at)
 
     def target_refused(self, job: ConnectionJob, failure: Failure, now: float) -> list[str]:

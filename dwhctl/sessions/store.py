@@ -160,6 +160,7 @@ class SessionStore(ABC):
     def open(self, sessions: Sequence[NewSession], closings: Sequence[Closing] = ()) -> list[int]:
         """Write running sessions and return their ids, in the order given; one that `joins_writes` closes others."""
         if not sessions:
+            self.close(closings)
             return []
         if len({session.staged for session in sessions}) < len(sessions):
             raise ValueError("two new sessions have one token")

@@ -71,3 +71,12 @@ def test_neither_is_written_when_one_cannot_be(tmp_path: Path, monkeypatch: pyte
     assert heard == []
     assert [(row.shard, row.state) for row in store.of_run("run-1")] == [("a", State.RUNNING)]
     store.close_connection()
+
+
+def test_what_was_closed_is_written_also_when_nothing_is_opened(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    store, attempts, _ = begun(tmp_path, heard)
+    attempts.open([])
+    assert [(row.shard, row.state) for row in store.of_run("run-1")] == [("a", State.LOADED)]
+    assert len(heard) == 1
+    store.close_connection()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from concurrent.futures import Future
 from datetime import timedelta
+from math import inf
 from pathlib import Path
 
 import psutil
@@ -21,13 +23,15 @@ from dwhctl.core.errors import (
     TargetRefusedError,
 )
 from dwhctl.load import parts
+from dwhctl.load.attempts import InWorker, SliceAttempt, SliceJob
+from dwhctl.runtime.circuit_breaker import CircuitBreaker
 from dwhctl.runtime.slots import Slots
 from dwhctl.sessions.values import State
 from dwhctl.systems.base.target import StagingGroup
 from tests.support.faulty import wait_until
 from tests.support.projects import days_from
 from tests.unit.dispatch_kit import AcceptingTarget, Bench, SlowToRefuse, read_log
-from tests.unit.runs_kit import DAY
+from tests.unit.runs_kit import DAY, anything, planned
 
 SECONDS = timedelta(seconds=1)
 
@@ -387,7 +391,7 @@ def test_a_source_that_does_not_answer_leaves_its_worker_to_the_others(
     monkeypatch.setattr(parts, "_ANSWER_SECONDS", 0.2)
     monkeypatch.setattr(parts, "_ANSWER_ORDERS", 3)
     others = {f"good/{number}": ["ok 0.05"] for number in range(30)}
-    bench = Bench(tmp_path, {"dead/a": ["connect 2"], **others}, keys={"retries": 0}).run()
+    bench = Bench(tmp_path, {"dead/a": ["connect 1"], **others}, keys={"retries": 0}).run()
     assert bench.count(State.LOADED) == 30
     *put_off, last = [one for one in bench.closings() if one.shard == "a"]
     # No failure: it has its retries, here none, when nobody needs the worker.
@@ -416,3 +420,28 @@ def test_the_other_slices_of_a_source_start_when_the_first_has_its_answer(tmp_pa
     assert bench.count(State.LOADED) == 5
     ended = next(line["at"] for line in read_log(bench.state, "end") if line["shard"] == "a")
     assert all(bench.starts(str(number))[0] < ended for number in range(4))
+
+
+def test_a_database_that_does_not_answer_leaves_its_server_to_the_other_databases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(parts, "_ANSWER_ORDERS", 3)
+    others = {f"good/{number}": ["ok 0.05"] for number in range(40)}
+    todo = {"one/locked": ["connect 9", "connect 0.3", "ok"], "one/b": ["ok"], **others}
+    bench = Bench(tmp_path, todo, connection=SlowToRefuse).run()
+    assert bench.states()["b"] == ["loaded"]
+    assert bench.starts("b")[0] < bench.starts("locked")[1], "it was put off behind them"
+    assert bench.states()["locked"][-1] == "loaded"
+
+
+def test_a_worker_that_knows_the_login_need_not_say_that_its_source_has_answered() -> None:
+    worker = anything(submit=lambda *_: Future())
+    pool = anything(use_kept=lambda *_: None, replace_dead=lambda _, one: one)
+    # Meanwhile another slice of the source has failed: its login is not known any more.
+    base = anything(pool=pool, breaker=CircuitBreaker(), publisher=None, stage=None)
+    workers = parts.PartWorkers(base, anything(), lambda *_: None)
+    ordered = parts.Parts([anything(login_known=True)])
+    attempt = SliceAttempt(SliceJob(planned("a")), InWorker(worker, ordered), (), 0.0, inf)
+    workers.start(attempt)
+    assert attempt.runner.answered

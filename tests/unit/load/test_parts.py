@@ -6,14 +6,19 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from dwhctl.core.columns import Column, Kind
 from dwhctl.load import staging, workers
+from dwhctl.load.part_steps import cut
 from dwhctl.load.workers import Worker
+from dwhctl.runtime import messages
 from dwhctl.runtime.events import Event, SlicesPublished
 from dwhctl.runtime.slots import WORKERS, Slots
 from dwhctl.sessions.values import State
 from tests.unit.dispatch_kit import Bench, read_log, ready_server
+from tests.unit.runs_kit import anything
 
 
 class _Published(list[Event]):
@@ -123,3 +128,20 @@ def test_a_part_that_fails_ends_the_others_and_leaves_no_slot_held(tmp_path: Pat
     assert bench.states() == {"abakan": ["up_for_retry SourceError", "loaded"]}
     free = Slots(bench.state, {**limits, WORKERS: 3})
     assert all(free.try_take_all("server_0", "dwh", WORKERS) for _ in range(3))
+
+
+def test_a_source_has_answered_before_it_looks_for_the_limits_of_the_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(messages.NOTES, "answered", lambda: heard.append("answered"))
+
+    def key_limits(*_: object) -> tuple[int, int]:
+        heard.append("limits")
+        return 1, 9
+
+    columns = [Column("id", Kind.INTEGER, pa.int64(), "bigint")]
+    source = anything(columns=lambda *_: columns, key_limits=key_limits)
+    order = anything(split_by="id", login_known=None, query=None, parts=2, key=("id",))
+    assert len(cut(order, source)) == 2
+    assert heard == ["answered", "limits"]

@@ -307,3 +307,22 @@ def test_a_worker_that_came_back_without_it_makes_it_knock_again() -> None:
     assert not list(breaker.finished(job, Failure.of(TimedOutError()), 5.0))
     assert not breaker.may_start(job, 5.0)
     assert breaker.to_probe(["mssql_0"], 5.0) == ["mssql_0"]
+
+
+def test_a_source_of_which_several_jobs_fail_at_once_yields_no_longer_than_it_was_waited_for() -> None:
+    breaker = CircuitBreaker()
+    for at in (5000.0, 5000.1, 5000.2):
+        breaker.started(a_job(), at)
+    list(breaker.finished(a_job(), None, 5001.0))
+    for at in (5002.0, 5003.0):
+        list(breaker.finished(a_job(), Failure.of(ConnectError()), at))
+    assert breaker.is_first_choice(a_job(), 5003.1), "not after as many seconds as the machine is up"
+
+
+def test_two_jobs_of_a_source_that_are_put_off_yield_no_longer_than_one() -> None:
+    breaker = CircuitBreaker()
+    for at in (5000.0, 5010.0):
+        breaker.started(a_job(), at)
+    for at in (5011.0, 5012.0):
+        breaker.put_off(a_job(), at)
+    assert breaker.is_first_choice(a_job(), 5016.0)
