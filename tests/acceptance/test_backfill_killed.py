@@ -159,7 +159,7 @@ def test_killed_at_ten_random_moments(wire: Wire) -> None:
     killed = 0
     for number in range(10):
         process = wire.start(*(REST if number else BACKFILL))
-        time.sleep(moments.uniform(0.1, 1.2))
+        time.sleep(moments.uniform(0.1, 0.7))
         if number % 2:
             os.killpg(process.pid, signal.SIGKILL)
         else:

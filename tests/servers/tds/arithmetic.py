@@ -69,7 +69,8 @@ def _joined(left: Typed, right: Typed) -> Typed:
     made = SqlType(name, length, collation=named[0] if named else kind.collation)
     joined = f"({left.sql} || {right.sql})"
     if 0 < length < sum(lengths) and made.is_text:
-        joined = fit(joined, made)
+        # A text that is written once: to cut it in place would repeat it several times at each level of a long sum.
+        joined = f"list_transform([{joined}], lambda joined: {fit('joined', made)})[1]"
     return Typed(joined, made, left.nullable or right.nullable)
 
 
