@@ -6,6 +6,7 @@ And know which columns each shard has delivered: those that it lacks later are n
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -106,43 +107,38 @@ def describe_targets(
     A warehouse that is out of reach is waited for once, not once for each of its loads. Shards out of reach, of which a
     table should be made, are only waited for when no other load waits.
     """
-    preparation = _Preparation(project, plan, targets, slots, blocked, retries, tell)
+    finder, connected = TableColumnsFinder(project, slots), _Connected(targets, slots)
+    preparation = _Preparation(project, targets, blocked, retries, tell, finder, connected)
+    for load in plan.loads():
+        preparation.loads[load.target].append(load)
+    for planned in plan.slices:
+        preparation.slices[planned.load.name].append(planned)
     preparation.run()
     return preparation.found
 
 
+@dataclass
 class _Preparation:
-    """Runs each load's `create`, then describes the tables of each warehouse together, and makes the missing ones."""
+    """Runs each load's `create`, then describes the tables of each warehouse together, and makes the missing ones.
 
-    def __init__(
-        self,
-        project: Project,
-        plan: Plan,
-        targets: Mapping[str, Target],
-        slots: Slots,
-        blocked: Mapping[str, errors.AttemptError],
-        retries: Callable[[Load], int],
-        tell: Callable[[Notice], None],
-    ) -> None:
-        self.found = PreparedTables()
-        self._project = project
-        self._targets = targets
-        self._blocked = blocked
-        self._retries = retries
-        self._tell = tell
-        self._down: dict[str, errors.AttemptError] = {}
-        self._finder = TableColumnsFinder(project, slots)
-        self._connected = _Connected(targets, slots)
-        self._loads: dict[str, list[Load]] = {}
-        for load in plan.loads():
-            self._loads.setdefault(load.target, []).append(load)
-        self._slices: dict[str, list[PlannedSlice]] = {}
-        for planned in plan.slices:
-            self._slices.setdefault(planned.load.name, []).append(planned)
+    `loads` are those of each target, `slices` those of each load.
+    """
+
+    _project: Project
+    _targets: Mapping[str, Target]
+    _blocked: Mapping[str, errors.AttemptError]
+    _retries: Callable[[Load], int]
+    _tell: Callable[[Notice], None]
+    _finder: TableColumnsFinder
+    _connected: _Connected
+    loads: dict[str, list[Load]] = field(default_factory=lambda: defaultdict(list))
+    slices: dict[str, list[PlannedSlice]] = field(default_factory=lambda: defaultdict(list))
+    found: PreparedTables = field(default_factory=PreparedTables)
+    _down: dict[str, errors.AttemptError] = field(default_factory=dict)
 
     def run(self) -> None:
         """Fill `found`."""
-        for name, loads in self._loads.items():
+        for name, loads in self.loads.items():
             created = [load for load in loads if self._tried([load], partial(self._create, load))]
             if created and (described := self._tried(created, partial(self._describe, name, created))):
                 for load in created:
@@ -157,7 +153,7 @@ class _Preparation:
         try:
             if (known := self._blocked.get(first.name) or self._down.get(first.target)) is not None:
                 raise known
-            waits = len(self._slices) == 1
+            waits = len(self.slices) == 1
             return _retried(first, self._retries(first), work, self._tell, waits=waits, finder=self._finder)
         except errors.AttemptError as error:
             self.found.failures.update({load.name: Failure.of(error) for load in loads})
@@ -183,7 +179,7 @@ class _Preparation:
                 raise described
             described = self._make(load)
         columns = check_columns(load, tuple(described))
-        slices = [planned.slice for planned in self._slices[load.name]]
+        slices = [planned.slice for planned in self.slices[load.name]]
         with self._connected.to(load.target):
             problem = self._targets[load.target].layout_problem(load.table, load.slice_by, slices)
         if problem is not None:
@@ -194,7 +190,7 @@ class _Preparation:
     def _make(self, load: Load) -> Sequence[Column]:
         # Without the target's slot: a worker of another run takes both.
         self._connected.end()
-        slices = ((planned.shard, planned.slice) for planned in self._slices[load.name])
+        slices = ((planned.shard, planned.slice) for planned in self.slices[load.name])
         table, _ = self._finder.table_for(load, slices)
         with self._connected.to(load.target):
             make_table(self._targets[load.target], load, table)
