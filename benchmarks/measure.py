@@ -107,8 +107,12 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
-def measure(command: Sequence[str], env: Mapping[str, str] | None = None) -> Usage:
-    """Run a command to its end. Raise RuntimeError with the end of its output unless it ends with 0."""
+def measure(command: Sequence[str], env: Mapping[str, str] | None = None, *, memory: bool = True) -> Usage:
+    """Run a command to its end. Raise RuntimeError with the end of its output unless it ends with 0.
+
+    Reading the PSS of many processes holds them up, so a run whose seconds count is made without `memory` when it is
+    a short one.
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryFile("w+") as output:
         started = time.perf_counter()
@@ -119,15 +123,9 @@ def measure(command: Sequence[str], env: Mapping[str, str] | None = None) -> Usa
             stderr=subprocess.STDOUT,
             env={**_environment(), "NO_COLOR": "1", **(env or {})},
         )
-        parent = psutil.Process(process.pid)
         cpu: dict[int, float] = {}
-        peak = 0.0
-        while process.poll() is None:
-            memory: dict[int, float] = {}
-            for one in [parent, *_children(parent)]:
-                _sample(one, memory, cpu)
-            peak = max(peak, sum(memory.values()))
-            time.sleep(0.05)
+        peak = _watch(process, cpu) if memory else 0.0
+        process.wait()
         seconds = time.perf_counter() - started
         if process.returncode != 0:
             output.seek(0)
@@ -136,6 +134,19 @@ def measure(command: Sequence[str], env: Mapping[str, str] | None = None) -> Usa
     waited_for = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     # A killed worker may not be waited for; a short process may not be sampled.
     return Usage(seconds, max(waited_for, sum(cpu.values())), peak)
+
+
+def _watch(process: subprocess.Popen[bytes], cpu: dict[int, float]) -> float:
+    """Return the most MiB of a process and those below it, until it ends; note the CPU seconds of each."""
+    parent = psutil.Process(process.pid)
+    peak = 0.0
+    while process.poll() is None:
+        memory: dict[int, float] = {}
+        for one in [parent, *_children(parent)]:
+            _sample(one, memory, cpu)
+        peak = max(peak, sum(memory.values()))
+        time.sleep(0.05)
+    return peak
 
 
 def best(runs: Sequence[Usage]) -> Usage:

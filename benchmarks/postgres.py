@@ -7,7 +7,8 @@
     --index             dwhctl makes the table, with its index; the others have none
 
 The floor is a binary COPY of the query into a file and a binary COPY from it, of the query's columns only: the service
-fields are dwhctl's to add. Floor and dwhctl take turns; the best of the rounds counts, of many tables the median.
+fields are dwhctl's to add. Floor and dwhctl take turns; the best of the rounds counts, of many tables the median. The
+peak of memory is of one more run: to read it holds a run up, one of 150 tables by half its time.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.airflow_noop import measure_airflow
+from benchmarks.airflow_noop import airflow_runs
 from benchmarks.measure import Usage, best, measure, median
 from benchmarks.tools import Copy, commands
 from tests.postgres import any_server
@@ -54,12 +56,11 @@ def copy_alone(copy: Copy) -> Usage:
         return usage
 
 
-def load(sandbox: PostgresSandbox) -> Usage:
+def load(sandbox: PostgresSandbox, *, memory: bool = False) -> Usage:
     """Load the day into tables that do not exist yet."""
     sandbox.change_warehouse("DROP SCHEMA IF EXISTS stage CASCADE")
-    return measure(
-        [sys.executable, "-m", "dwhctl", "load", "--date", str(DAY), "--project", str(sandbox.root)]
-    )
+    command = [sys.executable, "-m", "dwhctl", "load", "--date", str(DAY), "--project", str(sandbox.root)]
+    return measure(command, memory=memory)
 
 
 def with_tables(sandbox: PostgresSandbox, tables: int, rows: int) -> list[str]:
@@ -94,20 +95,24 @@ def main(arguments: argparse.Namespace) -> None:
             sandbox.in_shard("abakan", "VACUUM ANALYZE")
             source, target = sandbox.databases["abakan"], sandbox.databases["warehouse"]
             copy = Copy(server, source, target, names, Path(folder))
+            mib = load(sandbox, memory=True).mib
             runs = [(copy_alone(copy), load(sandbox)) for _ in range(arguments.rounds)]
             floor, ours = (choose(usages) for usages in zip(*runs, strict=True))
             print(Usage.head(f"{len(names):,} x {arguments.rows:,} rows"))
             print(floor.row("COPY out and binary COPY in", floor.seconds))
-            print(ours.row("dwhctl", floor.seconds), flush=True)
+            print(replace(ours, mib=mib).row("dwhctl", floor.seconds), flush=True)
             if arguments.tools:
                 # Several of ingestr's processes at once cannot make it.
                 sandbox.change_warehouse("CREATE SCHEMA ingestr_copy")
                 _tools(arguments, copy, floor.seconds, choose)
+            if arguments.airflow:
+                # By turns, since a machine is not equally fast for minutes.
+                tasks = airflow_runs(arguments.airflow, server, arguments.tables)
+                airflow, beside = zip(*((seconds, load(sandbox).seconds) for seconds in tasks), strict=True)
+                print(f"\nAirflow, {arguments.tables} tasks that do nothing: {min(airflow):.1f} s")
+                print(f"dwhctl after each of its runs: {min(beside):.2f} to {max(beside):.2f} s")
         finally:
             sandbox.drop()
-        if arguments.airflow:
-            seconds = measure_airflow(arguments.airflow, server, arguments.tables)
-            print(f"\nAirflow, {arguments.tables} tasks that do nothing: {seconds:.1f} s")
 
 
 def _tools(arguments: argparse.Namespace, copy: Copy, floor: float, choose: _Choose) -> None:
@@ -117,11 +122,12 @@ def _tools(arguments: argparse.Namespace, copy: Copy, floor: float, choose: _Cho
             continue
         try:
             # The first run makes what the tool keeps: its state, and the target's schema.
-            usage = choose([measure(command) for _ in range(arguments.rounds)])
+            mib = measure(command).mib
+            usage = choose([measure(command, memory=False) for _ in range(arguments.rounds)])
         except RuntimeError as error:
             print(f"| {name} | failed: {str(error)[-300:]!r} | | | |", flush=True)
         else:
-            print(usage.row(name, floor), flush=True)
+            print(replace(usage, mib=mib).row(name, floor), flush=True)
 
 
 if __name__ == "__main__":
