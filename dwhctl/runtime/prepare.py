@@ -15,19 +15,20 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from dwhctl.core import errors
-from dwhctl.core.columns import OWN_COLUMNS, SERVICE_FIELDS, Column, Kind
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import split_statements
 from dwhctl.project.templates import render_file
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.failures import keep_create_place
 from dwhctl.runtime.messages import Delivered, Failure, TargetTable
-from dwhctl.runtime.new_tables import TableColumnsFinder, is_missing, make_table
+from dwhctl.runtime.new_tables import TableColumnsFinder, check_columns, is_missing, make_table
+from dwhctl.systems.base.staging import described_each
 from dwhctl.systems.base.system import TargetOptions, system_of
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
+    from dwhctl.core.columns import Column
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.plan import Plan, PlannedSlice
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _OUT_OF_REACH = (errors.ConnectError, errors.LoginRefusedError, errors.TargetBusyError)
-_SERVICE_KINDS = {"etl_source": Kind.TEXT, "etl_id": Kind.INTEGER, "hash_id": Kind.INTEGER}
-_HASH_BITS = 64
 
 
 @dataclass(slots=True)
@@ -140,11 +139,13 @@ class _Preparation:
         """Fill `found`."""
         for name, loads in self.loads.items():
             created = [load for load in loads if self._tried([load], partial(self._create, load))]
-            if created and (described := self._tried(created, partial(self._describe, name, created))):
-                for load in created:
-                    table = self._tried([load], partial(self._table, load, described[load.table]))
-                    if table is not None:
-                        self.found.tables[load.name] = table
+            described = self._tried(created, partial(self._describe, name, created)) if created else None
+            if described is None:
+                continue
+            for load in created:
+                table = self._tried([load], partial(self._table, load, described.get(load.table)))
+                if table is not None:
+                    self.found.tables[load.name] = table
         self._connected.end()
 
     def _tried(self, loads: Sequence[Load], work: Callable[[], Result]) -> Result | None:
@@ -169,11 +170,27 @@ class _Preparation:
         return True
 
     def _describe(self, name: str, loads: Sequence[Load]) -> Mapping[str, Described]:
-        with self._connected.to(name):
-            return self._targets[name].described([load.table for load in loads])
+        """Return what is known of the tables: nothing where one fails, so that each is then described alone."""
+        try:
+            with self._connected.to(name):
+                return self._targets[name].described([load.table for load in loads])
+        except _OUT_OF_REACH:
+            raise
+        except errors.AttemptError:
+            return {}
 
-    def _table(self, load: Load, described: Described) -> TargetTable:
+    def _described_alone(self, load: Load) -> Described:
+        try:
+            with self._connected.to(load.target):
+                return described_each([load.table], self._targets[load.target].columns)[load.table]
+        except errors.AttemptError as error:
+            if not isinstance(error, _OUT_OF_REACH) and load.table not in str(error):
+                error.args = (f"reading the columns of {load.table}: {error}",)
+            raise
+
+    def _table(self, load: Load, described: Described | None) -> TargetTable:
         """Return the table. Raise TargetRefusedError for one in which slices cannot be replaced."""
+        described = self._described_alone(load) if described is None else described
         if isinstance(described, errors.TargetRefusedError):
             if load.create is not None or not is_missing(described):
                 raise described
@@ -289,30 +306,6 @@ def _statements(project: Project, load: Load) -> list[str]:
         return split_statements(render_file(project, load.create, load)) if load.create else []
     except errors.ConfigError as error:
         raise errors.TargetRefusedError(str(error)) from error
-
-
-def check_columns(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]:
-    """Return the columns. Raise TargetRefusedError when one is missing by which dwhctl finds or identifies rows."""
-    by_name = {column.name.lower(): column for column in columns}
-    needed = (*SERVICE_FIELDS, *load.key, *([load.slice_by] if load.slice_by else []))
-    missing = [name for name in needed if name.lower() not in by_name]
-    if missing:
-        raise errors.TargetRefusedError(
-            f"{load.table} has no column {', '.join(missing)}; dwhctl needs etl_source (text), etl_id and hash_id"
-            " (64-bit integers), the key and slice_by: add them to the table and to the load's `create`"
-        )
-    if taken := [name for name in OWN_COLUMNS if name in by_name and name not in SERVICE_FIELDS]:
-        raise errors.TargetRefusedError(
-            f"{load.table} has a column {taken[0]}, which is that of dwhctl's staging tables; rename it"
-        )
-    for name, kind in _SERVICE_KINDS.items():
-        found = by_name[name]
-        if found.kind is not kind or (name == "hash_id" and found.type.bit_width < _HASH_BITS):
-            raise errors.TargetRefusedError(
-                f"{load.table}.{name} is {found.declared}; dwhctl needs etl_source as text, etl_id as an integer"
-                " and hash_id as a 64-bit integer: change the table and the load's `create`"
-            )
-    return columns
 
 
 def check_create(project: Project, plan: Plan) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from dwhctl.core.columns import Column, Kind
-from dwhctl.core.errors import ConfigError, TargetBusyError, TargetRefusedError
+from dwhctl.core.errors import ConfigError, TargetBusyError, TargetError, TargetRefusedError
 from dwhctl.load.run import plan_load
 from dwhctl.project.connections import SYSTEMS, Connection
 from dwhctl.project.read import read_project
@@ -100,6 +100,36 @@ def test_the_tables_of_a_warehouse_are_described_at_once_and_one_costs_its_own_l
     assert [(name, failure.message) for name, failure in found.failures.items()] == [
         ("load_2", "stage.load_2: strange")
     ]
+
+
+class OneTableFails(FakeTarget):
+    """Fails without a word on a table at load_2."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+
+    def columns(self, table: str) -> Sequence[Column]:
+        if "load_2" in table and self.failures:
+            self.failures -= 1
+            raise TargetError("the answer was cut")
+        return OWN
+
+
+@pytest.mark.parametrize("failures", [2, 99])
+def test_a_table_that_cannot_be_described_costs_its_own_load_only(tmp_path: Path, failures: int) -> None:
+    names = [f"load_{number}" for number in range(5)]
+    loads = [
+        a_load(name=name, table=f"stage.{name}", slice_by=None, retry_delay=timedelta(0)) for name in names
+    ]
+    plan = Plan(tuple(planned("abakan", load=load) for load in loads))
+    target = OneTableFails(failures)
+    found = describe_targets(
+        a_project(tmp_path), plan, {"dwh": target}, Slots(tmp_path, {}), {}, lambda load: 1
+    )
+    expected = {"load_2": "reading the columns of stage.load_2: the answer was cut"} if failures > 2 else {}
+    assert {name: failure.message for name, failure in found.failures.items()} == expected
+    assert {*found.tables, *expected} == set(names)
 
 
 def test_a_shard_that_this_version_cannot_read_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
