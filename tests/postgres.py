@@ -9,7 +9,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,8 @@ class PostgresServer:
 
 
 @contextmanager
-def running_server() -> Iterator[PostgresServer]:
-    """A server of one's own, started here and stopped in the end."""
+def running_server(standby_of: str | None = None) -> Iterator[PostgresServer]:
+    """A server of one's own, started here and stopped in the end; a standby if it is to hold that database."""
     with warnings.catch_warnings():
         # The package looks for a runtime folder and warns when there is none.
         warnings.simplefilter("ignore")
@@ -112,10 +112,21 @@ def running_server() -> Iterator[PostgresServer]:
             for setting in ("fsync", "full_page_writes"):
                 cursor.execute(f"ALTER SYSTEM SET {setting} = off")
             cursor.execute("SELECT pg_reload_conf()")
+        if standby_of is not None:
+            running.run(f"CREATE DATABASE {standby_of}")
+            # It waits for a primary's log, which never comes, and answers queries meanwhile.
+            server.stop()
+            (folder / "data" / "standby.signal").touch()
+            server.start()
         yield running
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def standby_server(database: str) -> AbstractContextManager[PostgresServer]:
+    """A standby with an empty database, until `pg_promote()`."""
+    return running_server(standby_of=database)
 
 
 @contextmanager

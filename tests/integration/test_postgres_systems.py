@@ -15,8 +15,10 @@ import pytest
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import (
     AttemptError,
+    ConnectError,
     CountsDifferError,
     QueryError,
+    SessionsError,
     SourceError,
     StagingError,
     TargetBusyError,
@@ -29,6 +31,7 @@ from dwhctl.core.sql import literal
 from dwhctl.project.names import RowSource
 from dwhctl.project.query import Query
 from dwhctl.systems.base.target import Narrowing, StagingGroup
+from dwhctl.systems.postgres.client import connect as connect_sessions
 from dwhctl.systems.postgres.client import reason
 from dwhctl.systems.postgres.console import PostgresCursor
 from dwhctl.systems.postgres.copy_client import CopyClient
@@ -38,7 +41,7 @@ from dwhctl.systems.postgres.source import PostgresSource
 from dwhctl.systems.postgres.system import PostgresConnection
 from dwhctl.systems.postgres.target import PostgresTarget
 from tests.contract.way import a_slice
-from tests.postgres import PostgresServer, any_server
+from tests.postgres import PostgresServer, any_server, standby_server
 
 TABLE, GROUP = "stage.t", StagingGroup("run", "group", "stage.t")
 TIMEOUT = timedelta(seconds=20)
@@ -174,15 +177,63 @@ def test_a_table_that_leaves_rows_out_is_refused(target: PostgresTarget, wide: t
             publication.insert(group, ["token"])
 
 
-def test_a_read_only_server_is_refused_with_the_reason(
+READ_ONLY = "is a standby, or its default_transaction_read_only is on"
+
+
+def test_a_read_only_server_is_a_reason_to_try_again(
     server: PostgresServer, database: str, target: PostgresTarget
 ) -> None:
+    """In a failover the standby becomes the primary, or the address moves to it."""
     server.run(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
     with (
-        pytest.raises(TargetRefusedError, match="is a standby, or its default_transaction_read_only is on"),
+        pytest.raises(TargetError, match=READ_ONLY) as caught,
         target.write_slice(GROUP, "token", target.columns(TABLE), a_slice(), None) as stage,
     ):
         stage.write(iter([batch(1)]))
+    assert not caught.value.permanent
+    with pytest.raises(TargetError, match=READ_ONLY) as caught:
+        target.run_statements(["CREATE TABLE stage.other (id bigint)"])
+    assert not caught.value.permanent
+    with pytest.raises(TargetError, match=READ_ONLY) as caught:
+        target.open_group(StagingGroup("run", "other", TABLE))
+    assert not caught.value.permanent
+
+
+def test_hosts_that_only_read_are_refused_with_the_reason(
+    server: PostgresServer, database: str, connection: PostgresConnection
+) -> None:
+    server.run(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    hosts = connection.model_copy(update={"host": None, "hosts": (server.host, server.host)})
+    with pytest.raises(ConnectError, match=READ_ONLY) as caught:
+        PostgresTarget(hosts, TIMEOUT, "dwhctl:run").version()
+    assert not caught.value.permanent
+    with pytest.raises(SessionsError, match=READ_ONLY):
+        connect_sessions(hosts, "SELECT 1", TIMEOUT)
+    with closing(PostgresCursor(hosts, write=True)) as cursor, pytest.raises(ConnectError, match=READ_ONLY):
+        cursor.open()
+    with PostgresSource(hosts, database, "UTC") as source:
+        assert [column.name for column in source.columns(Query("SELECT 1 AS one", {}))] == ["one"]
+
+
+@pytest.mark.long
+def test_a_target_of_several_hosts_writes_to_the_primary_before_and_after_a_failover(
+    server: PostgresServer, database: str, connection: PostgresConnection
+) -> None:
+    with standby_server(database) as standby:
+        both = {"host": None, "hosts": (standby.host, server.host)}
+        hosts = connection.model_copy(update=both)
+        target = PostgresTarget(hosts, TIMEOUT, "dwhctl:run")
+        target.run_statements(["CREATE TABLE on_primary (id bigint)"])
+        alone = PostgresTarget(standby.connection(database, "dwh"), TIMEOUT, "dwhctl:run")
+        with pytest.raises(TargetError, match=READ_ONLY) as caught:
+            alone.run_statements(["CREATE TABLE on_standby (id bigint)"])
+        assert not caught.value.permanent
+        with connect_sessions(hosts, "SELECT 1", TIMEOUT).execute("SELECT pg_is_in_recovery()") as cursor:
+            assert cursor.fetchall() == [(False,)]
+        standby.run("SELECT pg_promote()")
+        alone.run_statements(["CREATE TABLE on_standby (id bigint)"])
+        target.run_statements(["CREATE TABLE on_first (id bigint)"])
+        assert [column.name for column in alone.columns("on_first")] == ["id"]
 
 
 def test_a_trigger_that_deletes_in_its_own_way_is_no_mistake(target: PostgresTarget) -> None:

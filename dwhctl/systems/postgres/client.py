@@ -37,7 +37,16 @@ _LAST_WORD_SECONDS = 1.0
 _SLICE_SECONDS = 0.2
 #: A server's refusal, after which libpq tries no other server; and those that are temporary, after which it does.
 _REFUSAL = re.compile(r"\bFATAL: ")
-_NOT_NOW = re.compile("starting up|shutting down|recovery mode|not accepting connections|not yet accepting")
+_NOT_NOW = re.compile(
+    "starting up|shutting down|recovery mode|not accepting connections|not yet accepting|terminating connection"
+)
+#: What libpq says of a server that does not write, and of one before PostgreSQL 14.
+_READ_ONLY = re.compile("session is read-only|could not make a writable connection")
+#: What to do about it. A failover ends it as well, so that another attempt may succeed.
+READ_ONLY_REMEDY = (
+    "the server is a standby, or its default_transaction_read_only is on for the user or the database: connect to the"
+    " primary (of several `hosts` dwhctl takes the one that writes), or switch that off"
+)
 
 
 class AnswerTimeoutError(psycopg2.OperationalError):
@@ -154,6 +163,11 @@ def refused_for_good(message: str) -> bool:
     return bool(_REFUSAL.search(message)) and not _NOT_NOW.search(message)
 
 
+def read_only_remedy(message: str) -> str | None:
+    """Return what to do when no server wrote; None when the failed connection is not about that."""
+    return READ_ONLY_REMEDY if _READ_ONLY.search(message) else None
+
+
 def addresses(
     servers: tuple[tuple[str, int], ...], timeout: timedelta, fail: Callable[[str], None]
 ) -> Iterator[tuple[dict[str, Any], str]]:
@@ -182,7 +196,7 @@ def _resolved(host: str, port: int) -> list[str]:
 
 _REMEDIES = {
     "23505": "another program writes ids of its own choice; set the sequence of sessions.id above them",
-    "25006": "the server is a standby or read-only; connect to the primary",
+    "25006": READ_ONLY_REMEDY,
     "3F000": "create the schema of the user's search_path",
     "40P01": "another program locked the same rows; start the command again",
     "42501": "let the table's owner grant what is missing, or upgrade the table once as its owner",
@@ -194,8 +208,8 @@ _REMEDIES = {
 }
 # The client library gives no code of a refused connection; these are the server's words for 53300.
 _FULL = re.compile("too many clients|too many connections|remaining connection slots")
-# Shutdown, crash, failover: the server ends the connection.
-_LOST = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
+#: SQLSTATEs with which the server ends the session: a shutdown, a crash, a failover, a transaction without statements.
+LOST = ("08", "57P", "25P03", "25P04")
 
 
 def where(address: PostgresConnection) -> str:
@@ -273,7 +287,7 @@ def _is_lost(connection: BoundedConnection, error: Exception) -> bool:
     # raises the bare DatabaseError, and `closed` is still 0.
     is_client = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
     has_no_code = (is_client or type(error) is psycopg2.DatabaseError) and not code
-    return connection.closed or has_no_code or code in _LOST or code.startswith("08")
+    return connection.closed or has_no_code or code.startswith(LOST)
 
 
 def _lost(address: PostgresConnection, doing: str, error: Exception) -> SessionsLostError:
@@ -296,7 +310,8 @@ def _message(address: PostgresConnection, doing: str, error: Exception) -> str:
             "each run holds one connection: raise max_connections of the server, or the limit of the role or database"
         )
     elif doing == "connecting":
-        remedy = source.remedy(text, address) or f"check connections.{address.name} and that the server runs"
+        check = f"check connections.{address.name} and that the server runs"
+        remedy = source.remedy(text, address) or read_only_remedy(text) or check
     else:
         remedy = _REMEDIES.get(code)
     text = f"{text}; {remedy}" if remedy else text

@@ -23,7 +23,7 @@ from dwhctl.core.secrets import mask
 from dwhctl.core.sql import first_word
 from dwhctl.systems.base import source
 from dwhctl.systems.base.source import DriverCursor, Row, StatementResult
-from dwhctl.systems.postgres.client import parameters, reason
+from dwhctl.systems.postgres.client import parameters, read_only_remedy, reason
 
 if TYPE_CHECKING:
     from dwhctl.systems.postgres.system import PostgresConnection
@@ -143,7 +143,8 @@ class PostgresCursor(DriverCursor[PgConnection]):
         message = reason(error)
         message = message.replace(password, "********") if password else message
         refused = getattr(error, "pgcode", None) in _REFUSED_LOGIN or "authentication failed" in message
-        remedy = source.remedy(message, self._connection)
-        kind = LoginRefusedError if refused else TlsError if remedy else ConnectError
+        about_tls = source.remedy(message, self._connection)
+        remedy = about_tls or read_only_remedy(message)
+        kind = LoginRefusedError if refused else TlsError if about_tls else ConnectError
         hint = f"; {remedy}" if remedy and not refused else ""
         return kind(mask(f"connection {self.name}: {message}{hint}"), connection=self.name)

@@ -22,7 +22,7 @@ from dwhctl.core.files import read_bytes
 from dwhctl.core.waiting import within
 from dwhctl.systems.base import source
 from dwhctl.systems.base.system import KEPT
-from dwhctl.systems.postgres.client import addresses, parameters, refused_for_good
+from dwhctl.systems.postgres.client import LOST, addresses, parameters, refused_for_good
 from dwhctl.systems.postgres.errors import ServerError, connect_error, translate_error
 
 if TYPE_CHECKING:
@@ -345,7 +345,7 @@ class CopyClient:
         is_client = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
         # After the last warning of a server that crashed, psycopg2 raises the bare DatabaseError.
         no_code = (is_client or type(error) is psycopg2.DatabaseError) and not code
-        return self._raw is None or bool(self._raw.closed) or no_code or code.startswith(("08", "57P"))
+        return self._raw is None or bool(self._raw.closed) or no_code or code.startswith(LOST)
 
     def interrupt(self) -> None:
         """Cancel the running statement on the server, and make it and every later one fail."""

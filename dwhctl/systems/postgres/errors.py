@@ -24,7 +24,7 @@ from dwhctl.core.errors import (
 )
 from dwhctl.core.secrets import mask
 from dwhctl.systems.base import source
-from dwhctl.systems.postgres.client import reason
+from dwhctl.systems.postgres.client import READ_ONLY_REMEDY, read_only_remedy, reason
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -37,12 +37,9 @@ MISSING_COLUMN = "42703"
 EXISTS_ALREADY = ("42P06", "42P07", "42710", "23505")
 LOCK_TIMEOUT, _CANCELED = "55P03", "57014"
 _DISK_FULL = {"53100": "make room on the server's disk"}
-_TARGET_REMEDIES = _DISK_FULL | {
-    "25006": (
-        "the server is a standby, or its default_transaction_read_only is on for the user or the database: connect to"
-        " the primary, or switch that off"
-    ),
-}
+#: A source's transactions are read-only, wherever they are.
+_READ_ONLY = "25006"
+_TARGET_REMEDIES = _DISK_FULL | {_READ_ONLY: READ_ONLY_REMEDY}
 _SOURCE_REMEDIES = _DISK_FULL | {
     "22021": (
         "a database of encoding SQL_ASCII holds octets of any encoding: convert them in the extract, as in"
@@ -123,7 +120,8 @@ def translate_error(
         text += f"; {remedy}"
     if code == LOCK_TIMEOUT and target:
         return TargetBusyError(text)
-    if code.startswith(_TEMPORARY_CLASSES) or not code:
+    # A standby becomes the primary, and an address moves from one to the other.
+    if code.startswith(_TEMPORARY_CLASSES) or not code or (target and code == _READ_ONLY):
         return TargetError(text) if target else SourceError(text)
     refused = TargetRefusedError(text) if target else QueryError(text)
     refused.about = _ABOUT.get(code, About.SQL)
@@ -153,6 +151,7 @@ def connect_error(error: Exception, connection: PostgresConnection, *, target: b
         return TargetRefusedError(text) if target else DatabaseMissingError(text)
     if _BUSY.search(message):
         return TargetBusyError(text) if target else SourceBusyError(text)
-    remedy = source.remedy(message, connection)
-    kind = TlsError if remedy else ConnectError
+    about_tls = source.remedy(message, connection)
+    remedy = about_tls or read_only_remedy(message)
+    kind = TlsError if about_tls else ConnectError
     return kind(f"{text}; {remedy}" if remedy else text, connection=connection.name)
