@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from tests.postgres import PostgresServer, any_server
@@ -99,3 +101,64 @@ def test_a_load_that_is_killed_anywhere_is_put_right_by_the_next(
     assert done.returncode == 0, done.stderr
     assert sandbox.target_rows() == wanted
     assert left_behind(sandbox) == []
+
+
+DOCUMENTS = (
+    '\'{"b": 1.10, "a": [null, "Ж\\u20ac", 1e2], "a": {}}\'',
+    "'[]'",
+    "'\"text\"'",
+    "NULL",
+)
+XML = (
+    '\'<?xml version="1.0" encoding="UTF-8"?><a  b="1">é</a>\'',
+    '\'<?xml version="1.1" standalone="yes"?><a/>\'',
+    "' text <b/>&amp; '",
+    "NULL",
+)
+
+
+def has_libxml(server: PostgresServer) -> bool:
+    """Whether the server has values of type xml: the package's has none, DWHCTL_TEST_POSTGRES may have."""
+    with closing(server.connect(server.admin_database)) as db, suppress(psycopg2.errors.FeatureNotSupported):
+        db.cursor().execute("SELECT CAST('<a/>' AS xml)")
+        return True
+    return False
+
+
+@pytest.mark.parametrize("is_made", [False, True], ids=["into the same types", "into a table that is made"])
+def test_json_and_xml_of_postgres_arrive_as_they_are(
+    server: PostgresServer, tmp_path: Path, *, is_made: bool
+) -> None:
+    sandbox = PostgresSandbox(
+        tmp_path / "project",
+        servers={"server_0": ["abakan"]},
+        max_workers=1,
+        server=server,
+        create="" if is_made else (
+            "CREATE SCHEMA IF NOT EXISTS stage;\nCREATE TABLE IF NOT EXISTS stage.orders (id bigint, b jsonb, j json,"
+            " x xml, start_time timestamp, etl_source text, etl_id bigint, hash_id bigint);\n"
+        ),
+        extract="SELECT id, b, j, x, start_time FROM orders WHERE start_time >= :start AND start_time < :end",
+        load_keys='retries = 0\nverify_columns = ["b", "j", "x"]',
+    ).write()  # fmt: skip
+    try:
+        xmls = XML if has_libxml(server) else ("NULL",) * len(XML)
+        sandbox.in_shard(
+            "abakan",
+            "CREATE TABLE orders (id bigint, b jsonb, j json, x xml, start_time timestamp)",
+            *(
+                f"INSERT INTO orders VALUES ({number}, {document}, {document}, {xml}, '{DAY} 12:00')"
+                for number, (document, xml) in enumerate(zip(DOCUMENTS, xmls, strict=True))
+            ),
+        )
+        for _ in range(2):
+            assert [failed.failure.message for failed in sandbox.load().failures] == []
+        with closing(server.connect(sandbox.databases["abakan"])) as db, db.cursor() as cursor:
+            cursor.execute("SELECT id, b::text, j::text, x::text FROM orders ORDER BY id")
+            expected = cursor.fetchall()
+        sql = "SELECT id, b::text, j::text, x::text FROM stage.orders ORDER BY id"
+        assert sandbox.warehouse(sql) == expected
+        verified = sandbox.run("verify", "--date", str(DAY))
+        assert verified.returncode == 0, verified.stdout
+    finally:
+        sandbox.drop()

@@ -37,7 +37,7 @@ from dwhctl.systems.postgres.console import PostgresCursor
 from dwhctl.systems.postgres.copy_client import CopyClient
 from dwhctl.systems.postgres.errors import connect_error
 from dwhctl.systems.postgres.publication import PostgresPublication
-from dwhctl.systems.postgres.source import PostgresSource
+from dwhctl.systems.postgres.source import PostgresSource, _value
 from dwhctl.systems.postgres.system import PostgresConnection
 from dwhctl.systems.postgres.target import PostgresTarget
 from tests.contract.way import a_slice
@@ -100,6 +100,15 @@ def test_the_settings_of_a_role_change_neither_types_nor_values(
         results = cursor.execute("SELECT CAST(0.1 AS float8) + 0.2, INTERVAL '1 day'", 10)
         found = [tuple(row) for result in results for rows in result.batches for row in rows]
     assert found == [(0.1 + 0.2, timedelta(days=1))]
+
+
+def test_xml_is_read_with_its_declaration(connection: PostgresConnection, database: str) -> None:
+    """What COPY writes is without it, so that `verify` would find another text."""
+    query = Query("SELECT CAST(NULL AS xml) AS x, CAST(1 AS integer) AS id", {})
+    with PostgresSource(connection, database, "UTC") as source:
+        columns = source.columns(query)
+        assert [batch.to_pylist() for batch in source.batches(query, 10)] == [[{"x": None, "id": 1}]]
+    assert [_value(column) for column in columns] == ['CAST("x" AS text) AS "x"', '"id"']
 
 
 _NO_DELETE = (

@@ -166,8 +166,9 @@ _QUOTED = (Kind.TEXT, Kind.BINARY)
 
 def _value(column: Column) -> str:
     name = quote_name(column.name)
-    if column.padded:
-        return f"CAST({name} AS text) AS {name}"  # without the blanks that fill it up
+    # Without the blanks that fill it up; with the XML declaration, which xml's own output leaves out.
+    if column.padded or column.declared == "xml":
+        return f"CAST({name} AS text) AS {name}"
     if column.kind is Kind.TIMESTAMPTZ:
         # Some zones once had offsets in seconds, which Arrow does not read.
         return f"{name} AT TIME ZONE 'UTC' AS {name}"

@@ -88,6 +88,12 @@ def test_a_text_does_not_go_into_a_type_that_writes_it_in_another_way() -> None:
         )
         assert compare([own], [target], fill_missing=False) == []
         assert compare([own], [text("v")], fill_missing=False) == []
+    # JSON of an HTTP answer, or of a column json: jsonb sorts its fields and writes its numbers in another way.
+    json, jsonb = postgres.column("v", "json"), postgres.column("v", "jsonb")
+    assert json is not None
+    assert jsonb is not None
+    assert "make the column json" in str(drift([json], [jsonb]))
+    assert compare([text("v")], [json], fill_missing=False) == []
 
 
 def test_a_name_of_postgresql_has_sixty_three_octets() -> None:
