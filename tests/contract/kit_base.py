@@ -169,6 +169,8 @@ class TargetKit(Kit):
     types: tuple[TypeCase, ...]
     #: Types that no Column can describe.
     refused: Sequence[str]
+    #: Columns that the system computes from `id`, the first of them `next_id`; empty where there are none.
+    computed: str = ""
     #: Values that do not fit into a column: of which kind, the value, and the column's type.
     misfits: Sequence[tuple[Kind, object, str]]
 

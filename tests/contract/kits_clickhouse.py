@@ -107,6 +107,7 @@ class ClickHouseTargetKit(TargetKit):
     name = "clickhouse"
     real = REAL is not None
     types = _types()
+    computed = "next_id Int64 MATERIALIZED assumeNotNull(id) + 1, also_id Int64 ALIAS assumeNotNull(id) + 1"
     refused = ("Int256", "IPv4", "DateTime64(4)")
     words = WORDS
     misfits = (

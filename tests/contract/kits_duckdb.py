@@ -211,6 +211,7 @@ class DuckdbTargetKit(TargetKit):
 
     name = "duckdb"
     types = _duckdb_types()
+    computed = "next_id BIGINT GENERATED ALWAYS AS (id + 1)"
     refused = ("INTERVAL", "INTEGER[]", "TIMETZ")
     words = DUCKDB_WORDS
     misfits = (

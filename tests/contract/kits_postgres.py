@@ -243,6 +243,7 @@ class PostgresTargetKit(_Postgres, TargetKit):
     name = "postgres"
     words = WORDS
     types = _types()
+    computed = "next_id bigint GENERATED ALWAYS AS (id + 1) STORED"
     refused = (
         "numeric",
         "interval",

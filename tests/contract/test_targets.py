@@ -23,6 +23,7 @@ from dwhctl.core.errors import (
 )
 from dwhctl.load.cast import for_source
 from dwhctl.project.connections import SYSTEMS
+from dwhctl.project.names import RowSource
 from dwhctl.systems.base.target import StagingGroup
 from tests.contract.conftest import PAIRS
 from tests.contract.kits import SOURCES, TARGETS, TargetKit, TypeCase
@@ -348,6 +349,29 @@ def test_a_column_that_dwhctl_cannot_write_is_refused_by_name(way: Way) -> None:
         way.target.run_statements([f"CREATE TABLE odd_{number} (id BIGINT, strange {declared})"])
         with pytest.raises(TargetRefusedError, match="strange"):
             way.target.columns(f"odd_{number}")
+
+
+def test_a_column_that_the_target_computes_is_not_written(way: Way) -> None:
+    if not way.target_kit.computed:
+        pytest.skip("the system has none")
+    declared = f"{way.target_kit.columns(id=Kind.INTEGER)}, {way.target_kit.computed}"
+    way.create(declared)
+    names = ["id", "etl_source", "etl_id", "hash_id"]
+    assert [column.name for column in way.target.columns(TABLE)] == names
+    kit = way.source_kit
+    way.fill(*kit.create_as("t", f"SELECT {kit.integer(7)} AS id"))
+    for _ in range(2):
+        assert way.carry("SELECT id FROM t") == 1
+        assert way.rows("id, next_id") == [("7", "8")]
+    with way.target.inspection(TABLE, None) as inspection:
+        assert [column.name for column in inspection.columns()] == names
+    way.target.run_statements([f"CREATE TABLE report ({declared})"])
+    with way.target.refresh("report", RowSource(TABLE), TIMEOUT) as refresh:
+        known = refresh.columns()
+        assert [column.name for column in known.table] == ["id"]
+        refresh.delete()
+        assert refresh.insert(["id"]) == 1
+        refresh.commit()
 
 
 def test_tables_are_described_together_as_one_by_one(way: Way) -> None:

@@ -187,7 +187,7 @@ def of_shards(shards: Sequence[str], mark: str = "") -> tuple[str, dict[str, obj
 
 
 def described(db: duckdb.DuckDBPyConnection, table: str) -> list[Column]:
-    """Return the table's columns. Raise TargetRefusedError for a type that dwhctl does not write."""
+    """Return the columns that dwhctl writes: not the generated ones. Raise TargetRefusedError for a type."""
     try:
         relation = db.sql(f"SELECT * FROM {quote_path(table)} LIMIT 0")
     except duckdb.PermissionException as error:
@@ -197,8 +197,11 @@ def described(db: duckdb.DuckDBPyConnection, table: str) -> list[Column]:
         missing.about = About.TABLE
         raise missing from error
     required = {name for _, name, _, not_null, *_ in _table_info(db, table) if not_null}
+    generated = _generated(db, table)
     columns = []
     for name, declared in zip(relation.columns, map(str, relation.types), strict=True):
+        if name in generated:
+            continue
         column = engine.column(name, declared, nullable=name not in required)
         if column is None:
             raise TargetRefusedError(f"{table}.{name}: dwhctl does not write DuckDB's type {declared}")
@@ -213,6 +216,17 @@ def is_taken_for_file(error: BaseException, table: str) -> bool:
 
 def _table_info(db: duckdb.DuckDBPyConnection, table: str) -> list[tuple[Any, ...]]:
     return db.execute(f"PRAGMA table_info({literal(table)})").fetchall()
+
+
+def _generated(db: duckdb.DuckDBPyConnection, table: str) -> set[str]:
+    """Return the columns that DuckDB computes, and refuses to be given."""
+    *before, name = table.split(".")
+    rows = db.execute(
+        "SELECT column_name FROM duckdb_columns() WHERE is_generated AND lower(table_name) = lower($name)"
+        " AND lower(schema_name) = lower(coalesce($schema, current_schema()))",
+        {"name": name, "schema": before[-1] if before else None},
+    ).fetchall()
+    return {str(column) for (column,) in rows}
 
 
 BEGIN, COMMIT = "BEGIN", "COMMIT"
@@ -299,10 +313,12 @@ class DuckdbRefresh(Refresh):
         # The query begins in the first line, so that DuckDB's line numbers are its own.
         with self._target.at_statement(self._query):
             source = self._db.execute(f"DESCRIBE SELECT * FROM {refresh_source(self._source)}").fetchall()
-        rows = _table_info(self._db, self._table)
+        rows, generated = _table_info(self._db, self._table), _generated(self._db, self._table)
         return RefreshColumns(
             tuple(_column(str(name), str(declared)) for name, declared, *_ in source),
-            tuple(_column(str(name), str(declared)) for _, name, declared, *_ in rows),
+            tuple(
+                _column(str(name), str(declared)) for _, name, declared, *_ in rows if name not in generated
+            ),
             frozenset(str(row[1]) for row in rows if row[4] is not None),
         )
 

@@ -36,7 +36,7 @@ Declared = tuple[str, str, bool]
 
 
 def declared_columns(client: VerticaClient, table: TableName) -> list[Declared]:
-    """Return the columns that dwhctl writes (Vertica fills an IDENTITY column); none when there is no table."""
+    """Return the columns that dwhctl writes; none when there is no table."""
     return _declared(_catalog_rows(client, table))
 
 
@@ -44,14 +44,22 @@ def _declared(rows: Iterable[dict[str, Any]]) -> list[Declared]:
     return [
         (str(row["column_name"]), str(row["data_type"]), bool(row.get("is_nullable", True)))
         for row in rows
-        if not row.get("is_identity")
+        if not _is_computed(row)
     ]
 
 
+def _is_computed(row: dict[str, Any]) -> bool:
+    """Return whether Vertica alone writes the column: IDENTITY, and SET USING, which REFRESH_COLUMNS fills.
+
+    A column with DEFAULT USING has both expressions, and may be written.
+    """
+    return bool(row.get("is_identity") or (row.get("column_set_using") and not row.get("column_default")))
+
+
 def filled_columns(client: VerticaClient, table: TableName) -> set[str]:
-    """Return the columns that Vertica fills where a statement does not: DEFAULT, IDENTITY."""
+    """Return the columns that Vertica fills where a statement does not: DEFAULT, IDENTITY, SET USING."""
     rows = _catalog_rows(client, table)
-    return {str(row["column_name"]) for row in rows if row.get("is_identity") or row.get("column_default")}
+    return {str(row["column_name"]) for row in rows if _is_computed(row) or row.get("column_default")}
 
 
 def _catalog_rows(client: VerticaClient, *tables: TableName) -> list[dict[str, Any]]:

@@ -27,7 +27,14 @@ from dwhctl.load.cast import constraints
 from dwhctl.systems.base.staging import literals, staging_prefix
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.vertica import client as vertica
-from dwhctl.systems.vertica.catalog import TableName, connect_error, rejection, staging_table, translate_error
+from dwhctl.systems.vertica.catalog import (
+    TableName,
+    _declared,
+    connect_error,
+    rejection,
+    staging_table,
+    translate_error,
+)
 from dwhctl.systems.vertica.types import column, declaration
 
 TYPES: tuple[tuple[str, Kind, pa.DataType], ...] = (
@@ -251,3 +258,17 @@ def test_literals_and_names_cannot_be_left() -> None:
     assert literal("it's \\ so") == "'it''s \\ so'"
     assert quote_name('a"b.c') == '"a""b.c"'
     assert literals(["a", "b'"]) == "'a', 'b'''"
+
+
+def test_a_set_using_column_is_left_to_vertica() -> None:
+    """REFRESH_COLUMNS fills it; a statement that gives it a value is refused. DEFAULT USING may be written."""
+    rows = [
+        {"column_name": name, "data_type": "int", "column_default": default, "column_set_using": using}
+        for name, default, using in (
+            ("id", "", ""),
+            ("city", "", "(SELECT 1)"),
+            ("region", "(SELECT 1)", "(SELECT 1)"),
+            ("day", "1", ""),
+        )
+    ]
+    assert [name for name, _, _ in _declared(rows)] == ["id", "region", "day"]
