@@ -158,6 +158,8 @@ def read_slas(
 
 #: The newest day of a task that has a success, and the day before it, with the start of the last one.
 _Good = tuple[tuple["date", "datetime"], ...]
+#: So far apart may the clocks of two machines be. A later start is of a clock that was ahead, and no sign of life.
+_CLOCKS_APART = timedelta(minutes=1)
 
 
 class _Check:
@@ -183,7 +185,9 @@ class _Check:
         self._known = grouped(known.rows, lambda row: row.load.name) if known else {}
         tasks = [task_name(load.name, shard.name) for load, shards in loads for shard in shards]
         tasks += [work.name for work in works if not isinstance(work, Load)]
-        self._good: Mapping[str, _Good] = last_successes(store, tasks) if store and tasks else {}
+        self._good: Mapping[str, _Good] = (
+            last_successes(store, tasks, now + _CLOCKS_APART) if store and tasks else {}
+        )
 
     def report(self, report: Report) -> Sla:
         good = self._good.get(report.name, ())

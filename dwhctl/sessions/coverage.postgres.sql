@@ -18,17 +18,20 @@ LEFT JOIN LATERAL (
 
 -- name: last_good
 -- The last successful session of the newest day of each task that has one, and of the day before it: two steps in the
--- index for each task, however long it has been failing. `tasks` is an array; a task is named by its place in it.
+-- index for each task, however long it has been failing. A session that started after `until` does not count. `tasks`
+-- is an array; a task is named by its place in it.
 SELECT tasks.place - 1, newest.slice_date, newest.started, older.slice_date, older.started
 FROM unnest(:tasks::text[]) WITH ORDINALITY AS tasks (name, place)
 CROSS JOIN LATERAL (
     SELECT slice_date, started FROM sessions
     WHERE run_id IS NOT NULL AND state <> 'running' AND state IN ('loaded', 'skipped') AND task_name = tasks.name
+      AND started <= :until
     ORDER BY slice_date DESC, started DESC LIMIT 1
 ) AS newest
 LEFT JOIN LATERAL (
     SELECT slice_date, started FROM sessions
     WHERE run_id IS NOT NULL AND state <> 'running' AND state IN ('loaded', 'skipped') AND task_name = tasks.name
+      AND started <= :until
       -- The first day that the server knows has none before it.
       AND slice_date = CASE WHEN newest.slice_date > '0001-01-01' THEN newest.slice_date - 1 END
     ORDER BY started DESC LIMIT 1

@@ -16,17 +16,20 @@ WHERE latest.id = (
 
 -- name: last_good
 -- The last successful session of the newest day of each task that has one, and of the day before it: two steps in the
--- index for each task, however long it has been failing. `tasks` is a JSON list; a task is named by its place in it.
+-- index for each task, however long it has been failing. A session that started after `until` does not count. `tasks`
+-- is a JSON list; a task is named by its place in it.
 SELECT tasks.key, newest.slice_date, newest.started, older.slice_date, older.started
 FROM json_each(:tasks) AS tasks
 CROSS JOIN sessions AS newest ON newest.id = (
     SELECT id FROM sessions
     WHERE run_id IS NOT NULL AND state <> 'running' AND state IN ('loaded', 'skipped') AND task_name = tasks.value
+      AND started <= :until
     ORDER BY slice_date DESC, started DESC LIMIT 1
 )
 LEFT JOIN sessions AS older ON older.id = (
     SELECT id FROM sessions
     WHERE run_id IS NOT NULL AND state <> 'running' AND state IN ('loaded', 'skipped') AND task_name = tasks.value
+      AND started <= :until
       AND slice_date = date(newest.slice_date, '-1 day')
     ORDER BY started DESC LIMIT 1
 )

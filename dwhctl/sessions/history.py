@@ -182,9 +182,11 @@ def latest_of_slices(
     return found
 
 
-def last_successes(store: SessionStore, tasks: list[str]) -> dict[str, tuple[tuple[date, datetime], ...]]:
+def last_successes(
+    store: SessionStore, tasks: list[str], until: datetime
+) -> dict[str, tuple[tuple[date, datetime], ...]]:
     """Return day and start of each task's last success on the newest day that has one, and on the day before."""
-    rows = store.read("reading the last successes", "last_good", {"tasks": tasks})
+    rows = store.read("reading the last successes", "last_good", {"tasks": tasks, "until": until})
     return {
         tasks[place]: ((day, started), *(((older, before),) if older is not None else ()))
         for place, day, started, older, before in rows

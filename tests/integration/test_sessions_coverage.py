@@ -14,6 +14,7 @@ from dwhctl.sessions import State
 from .sessions_kit import DAY, FOREIGN_ROW, START, Place, new, postgres_place, sqlite_place, write
 from .test_sessions import many_rows
 
+LATER = START + timedelta(days=30)
 DAYS = [DAY + timedelta(days=number) for number in range(3)]
 PLANS: dict[str, tuple[str, dict[str, object]]] = {
     "latest_of_slices": (
@@ -21,7 +22,7 @@ PLANS: dict[str, tuple[str, dict[str, object]]] = {
         {"load": "load_1", "days": DAYS, "shards": ["shard_1"]},
     ),
     "first_day": ("sessions_of_slice", {"load": "load_1"}),
-    "last_good": ("sessions_closed(.|\n)*sessions_closed", {"tasks": ["x"]}),
+    "last_good": ("sessions_closed(.|\n)*sessions_closed", {"tasks": ["x"], "until": LATER}),
     "next_run": ("sessions_by_run", {"text": "run_1"}),
     "run_after": ("sessions_by_run", {"text": "run_1"}),
 }
@@ -74,7 +75,7 @@ def test_the_last_successes_of_each_task(place: Place) -> None:
     write(store, new("tomsk", day=DAYS[1]), State.RUNNING)
     place.rows(FOREIGN_ROW)
     tasks = ["orders__chita", "orders__tomsk", "nothing", "orders__abakan"]
-    assert sorted(store.read("looking", "last_good", {"tasks": tasks})) == [
+    assert sorted(store.read("looking", "last_good", {"tasks": tasks, "until": LATER})) == [
         (0, DAYS[1], START, None, None),
         (3, DAYS[2], later, DAYS[1], latest),
     ]

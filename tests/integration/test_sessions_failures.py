@@ -141,11 +141,21 @@ def test_sqlite_disk_full_is_told_and_survived(sqlite: Place) -> None:
     assert isinstance(store, SqliteStore)
     pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(SessionsError, match="disk is full; make room"):
+    with pytest.raises(SessionsError, match="disk is full; make room") as caught:
         store.open([new(f"s{number}") for number in range(2000)])
+    assert "largest id" not in str(caught.value)
     store._connection.execute("PRAGMA max_page_count = 100000")
     assert store.recent(1) == []
     assert store.open([new()])
+
+
+def test_sqlite_without_a_further_id_is_told(sqlite: Place) -> None:
+    """Its error is that of a full disk."""
+    store = sqlite.store()
+    store.open([new()])
+    sqlite.rows(f"UPDATE sqlite_sequence SET seq = {2**63 - 1}")
+    with pytest.raises(SessionsError, match=r"is full; a row has the largest id .* delete that row"):
+        store.open([new()])
 
 
 def test_sqlite_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

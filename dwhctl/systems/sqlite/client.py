@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,13 +37,18 @@ _REMEDIES = {
     "SQLITE_BUSY": "another program holds a lock on the file; find it (fuser, lsof) and try again",
     "SQLITE_CANTOPEN": "check that the folder exists and may be written",
     "SQLITE_CORRUPT": "the file is damaged; restore a backup, or try `sqlite3 FILE .recover`",
-    "SQLITE_FULL": "make room on its disk and start the command again; with room on it, a row has the largest id"
-    " there is: delete that row, and set `seq` of `sessions` in sqlite_sequence to the largest id left",
+    "SQLITE_FULL": "make room on its disk and start the command again",
     "SQLITE_IOERR": "check the disk and start the command again",
     "SQLITE_NOTADB": "the file is of another kind; move it, or configure another path",
     "SQLITE_PERM": "check who owns the file",
     "SQLITE_READONLY": "dwhctl must be able to write the file and its folder",
 }
+#: SQLite's error of AUTOINCREMENT without a further id is that of a full disk.
+_NO_MORE_IDS = (
+    "a row has the largest id there is: delete that row, and set `seq` of `sessions` in sqlite_sequence to the largest"
+    " id left"
+)
+_LARGEST_ID = 2**63 - 1
 _ACCESS = {"SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY"}
 #: The file was replaced, or its file system fails.
 _LOST = {"SQLITE_READONLY_DBMOVED", "SQLITE_IOERR_VNODE"}
@@ -196,6 +201,8 @@ def _explained(path: Path, doing: str, error: Exception) -> SessionsError:
         remedy = denied(path)
     if _primary(error) == "SQLITE_IOERR" and _is_full(path.parent):
         remedy = "its disk is full: make room and start the command again"
+    if _primary(error) == "SQLITE_FULL" and _has_largest_id(path):
+        remedy = _NO_MORE_IDS
     text = f"sessions in {path}: {doing}: {error}"
     return kind(mask(f"{text}; {remedy}" if remedy else text))
 
@@ -206,6 +213,15 @@ def _is_full(folder: Path) -> bool:
         return os.statvfs(folder).f_bavail == 0
     except OSError:
         return False
+
+
+def _has_largest_id(path: Path) -> bool:
+    try:
+        with closing(_open(path, "mode=ro")) as connection:
+            [(largest,)] = connection.execute("SELECT max(seq) FROM sqlite_sequence").fetchall()
+    except sqlite3.Error:
+        return False
+    return bool(largest == _LARGEST_ID)
 
 
 def _primary(error: Exception) -> str:

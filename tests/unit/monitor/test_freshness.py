@@ -193,6 +193,25 @@ def test_an_age_counts_from_the_start_of_the_last_success(store: SessionStore) -
     assert [task.shard for task in the_one(project, store, EARLY + 9 * HOUR).missed] == ["abakan", "boston"]
 
 
+@pytest.mark.parametrize("day", [DAY, DAY + timedelta(days=2)])
+def test_a_success_that_started_while_the_clock_was_ahead_is_not_fresh(
+    store: SessionStore, day: date
+) -> None:
+    """It would keep the age met until that time, also where nothing runs any more."""
+    project = a_work({"max_age": 8 * HOUR})
+    for shard in ("abakan", "chita", "boston"):
+        write(store, "orders", shard, DAY, EARLY)
+        write(store, "orders", shard, day, EARLY + 48 * HOUR)
+    assert the_one(project, store, EARLY + 8 * HOUR).state is SlaState.MET
+    sla = the_one(project, store, EARLY + 9 * HOUR)
+    assert (sla.state, sla.last_success) == (SlaState.MISSED, EARLY)
+    report = a_work(report=REPORT.model_copy(update={"deadline": None, "max_age": 8 * HOUR}))
+    write(store, "city_orders", None, day, EARLY + 48 * HOUR)
+    assert the_one(report, store, EARLY + 9 * HOUR).state is SlaState.MISSED
+    write(store, "city_orders", None, DAY, EARLY + 9 * HOUR)
+    assert the_one(report, store, EARLY + 9 * HOUR).state is SlaState.MET
+
+
 def test_a_closed_shard_is_late_with_its_own_days_only_and_never_old(store: SessionStore) -> None:
     closed = Shard("abakan", "abakan", "server_0", "Europe/Moscow", until_date=date(2020, 7, 10))
     load = a_load(start_date=date(2020, 7, 9), deadline=time(7), max_age=HOUR)
