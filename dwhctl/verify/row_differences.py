@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from dwhctl.core.errors import AttemptError
@@ -31,6 +31,8 @@ _Rows = Sequence[Sequence[Any]]
 #: In so many slices of a load the rows are searched.
 MOST_SLICES = 30
 _BUCKET_ROWS, _MOST_BUCKETS = 64, 4_096
+#: In so many columns of a slice an example is shown: each takes two columns of a query.
+_MOST_EXAMPLES = 500
 _ROWS_READ, _ROWS_AT_ONCE = 5_000, 20_000
 
 
@@ -106,10 +108,19 @@ class Case:
         for place, name in enumerate(self.columns):
             keys = [key for key, mine, other in both if mine and other and mine[place] != other[place]]
             if keys:
-                self.examples[name] = min(keys)
+                if len(self.examples) < _MOST_EXAMPLES:
+                    self.examples[name] = min(keys)
                 self.differing[name] = Differing(len(keys) if self.is_whole else None)
 
+    @property
+    def examples_measure(self) -> Measure:
+        """The measure of the columns with examples: of all of them a query may have too many."""
+        return replace(
+            self.measure, values=tuple(one for one in self.measure.values if one.name in self.examples)
+        )
+
     def value_query(self) -> Write | None:
+        """Read the values of the examples."""
         only = [*self.only_source[: KEYS_SHOWN + 1], *self.only_warehouse[: KEYS_SHOWN + 1]]
         keys = sorted({*self.examples.values(), *only})
         if not keys:
@@ -121,9 +132,10 @@ class Case:
         for shown, rows in zip(self.shown, (source, warehouse), strict=True):
             shown.update({int(row[0]): read_pieces(row[1:], len(self.measure.key)) for row in rows})
         ours, theirs = self.shown
-        for name, key in self.examples.items():
+        names = [column.name for column in self.examples_measure.values]
+        for place, name in enumerate(names):
+            key = self.examples[name]
             if key in ours and key in theirs:
-                place = self.columns.index(name)
                 example = Example(ours[key].key, ours[key].values[place], theirs[key].values[place])
                 self.differing[name] = replace(self.differing[name], example=example)
 
@@ -148,10 +160,11 @@ class Case:
         return listed_keys(self.measure, texts)
 
 
+#: What each step measures, its query, and what it does with the rows.
 _STEPS = (
-    (Case.bucket_query, Case.take_buckets),
-    (Case.row_query, Case.take_rows),
-    (Case.value_query, Case.take_values),
+    ("measure", Case.bucket_query, Case.take_buckets),
+    ("measure", Case.row_query, Case.take_rows),
+    ("examples_measure", Case.value_query, Case.take_values),
 )
 
 
@@ -160,13 +173,14 @@ def find_rows(reader: SliceReader, cases: Sequence[Case]) -> None:
     for batch in case_batches(cases):
         for case in batch:
             case.was_searched = True
-        for query, take in _STEPS:
-            _step(reader, batch, query, take)
+        for measure, query, take in _STEPS:
+            _step(reader, batch, attrgetter(measure), query, take)
 
 
 def _step(
     reader: SliceReader,
     cases: Iterable[Case],
+    measure: Callable[[Case], Measure],
     query: Callable[[Case], Write | None],
     take: Callable[[Case, _Rows, _Rows], None],
 ) -> None:
@@ -178,14 +192,14 @@ def _step(
 
     def read_source(source: Source, extract: Query, planned: PlannedSlice) -> _Rows:
         case, write = queried[planned.slice]
-        return source.measured(extract, case.measure, write)
+        return source.measured(extract, measure(case), write)
 
     def read_table(
         group: Sequence[PlannedSlice], inspection: Inspection, _: Heartbeat
     ) -> Iterator[tuple[Slice, _Rows]]:
         for slice_ in (planned.slice for planned in group):
             case, write = queried[slice_]
-            yield slice_, inspection.measured(slice_, case.measure, write)
+            yield slice_, inspection.measured(slice_, measure(case), write)
 
     slices = [case.planned for case, _ in queried.values()]
     rows, failures = reader.read_both(slices, read_source, read_table)

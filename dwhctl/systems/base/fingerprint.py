@@ -166,7 +166,7 @@ class Dialect:
         numbers = ["kn", *(f"n{number}" for number in range(len(values)))]
         sums = ", ".join(f"{self.block('sum', n=name)} AS s{number}" for number, name in enumerate(numbers))
         bucket = f"kn % {count}"
-        numbered = self._numbered(source, key, values)
+        numbered = self._numbered(source, key, values, numbers=True)
         return f"SELECT {bucket} AS b, {self.block('count')} AS c, {sums} FROM {numbered} GROUP BY {bucket}"
 
     def bucket_rows(
@@ -174,7 +174,7 @@ class Dialect:
     ) -> str:
         """Return the query of the rows of some buckets: the number of the key, and of the key with each value."""
         listed = ", ".join(["kn", *(f"n{number}" for number in range(len(values)))])
-        numbered = self._numbered(source, key, values)
+        numbered = self._numbered(source, key, values, numbers=True)
         return f"SELECT {listed} FROM {numbered} WHERE kn % {count} IN ({', '.join(map(str, buckets))})"
 
     def pieces(
@@ -195,7 +195,7 @@ class Dialect:
         for name in names[len(key) :]:
             shown += self.cut(name, characters)
         listed = ", ".join(f"{column} AS a{number}" for number, column in enumerate(shown))
-        numbered = self._numbered(source, key, values, group)
+        numbered = self._numbered(source, key, values, group, numbers=False)
         return f"SELECT {'g, ' if group else ''}kn, {listed} FROM {numbered} WHERE {where}"
 
     def keys(self, source: str, key: Sequence[Part], values: Sequence[Part], group: str) -> str:
@@ -204,20 +204,30 @@ class Dialect:
         All columns are numbers, so that the engine can spill.
         """
         least = "".join(f", MIN(n{number}) AS n{number}" for number in range(len(values)))
-        numbered = self._numbered(source, key, values, group)
+        numbered = self._numbered(source, key, values, group, numbers=True)
         return f"SELECT g, kn, COUNT(*) AS n{least} FROM {numbered} GROUP BY g, kn"
 
-    def _numbered(self, source: str, key: Sequence[Part], values: Sequence[Part], group: str = "") -> str:
-        """Return a derived table: forms f0, f1, ..., the number of the key as kn, with each value as n0, n1, ..."""
+    def _numbered(
+        self, source: str, key: Sequence[Part], values: Sequence[Part], group: str = "", *, numbers: bool
+    ) -> str:
+        """Return a derived table with the number of the key as kn, and either numbers or forms.
+
+        Numbers n0, n1, ... are those of the key with each value; f0, f1, ... are the forms of key and values. Not both:
+        PostgreSQL lists at most 1,664 columns.
+        """
         parts = (*key, *values)
         grouped = [f"{group} AS g"] if group else []
         forms = [*grouped, *(f"{self.form(part)} AS f{number}" for number, part in enumerate(parts))]
         pieces = [self.block("piece", f=f"f{number}") for number in range(len(parts))]
-        columns = [*(["g"] if group else []), *(f"f{number}" for number in range(len(parts)))]
-        columns.append(f"{self.block('number', t=self._joined(pieces[: len(key)]))} AS kn")
-        for number, piece in enumerate(pieces[len(key) :]):
-            text = self._joined([*pieces[: len(key)], piece])
-            columns.append(f"{self.block('number', t=text)} AS n{number}")
+        columns = [
+            *(["g"] if group else []),
+            f"{self.block('number', t=self._joined(pieces[: len(key)]))} AS kn",
+        ]
+        if numbers:
+            texts = (self._joined([*pieces[: len(key)], piece]) for piece in pieces[len(key) :])
+            columns += [f"{self.block('number', t=text)} AS n{number}" for number, text in enumerate(texts)]
+        else:
+            columns += [f"f{number}" for number in range(len(parts))]
         return f"(SELECT {', '.join(columns)} FROM (SELECT {', '.join(forms)} FROM {source}) AS measured) AS numbered"
 
     def cut(self, text: str, characters: int) -> tuple[str, str]:
