@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dwhctl.core.errors import About, AttemptError, DwhctlError, InternalError, SchemaDriftError, is_error
-from dwhctl.core.secrets import mask
-from dwhctl.core.words import printable
+from dwhctl.core.secrets import mask, stderr_format
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
@@ -244,29 +243,8 @@ class _Capture(logging.Handler):
         level: Level = "error" if record.levelno >= logging.ERROR else "warning"
         self._take(LogMessage(at, level, record.name, text[:_MOST_OF_MESSAGE]))
         if self._to_stderr and logging.lastResort is not None and logging.getLogger().handlers == [self]:
-            text = _READABLE.format(record)
+            text = stderr_format().format(record)
             logging.lastResort.handle(logging.makeLogRecord({"levelno": record.levelno, "msg": text}))
-
-
-class _Printable(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the message, and the error without its traceback: a reader of stderr cannot use that."""
-        try:
-            text = record.getMessage()
-        except Exception:  # its arguments do not fit its text
-            text = str(record.msg)
-        error = record.exc_info[1] if record.exc_info else None
-        parts = (text,) if error is None else (text, type(error).__name__, str(error))
-        return printable(mask(": ".join(filter(None, parts))))
-
-
-_READABLE = _Printable()
-
-
-def make_logging_printable() -> None:
-    """Mask and make printable what libraries log to stderr without a handler: it quotes servers."""
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(_Printable())
 
 
 @contextmanager
