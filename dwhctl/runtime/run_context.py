@@ -289,9 +289,11 @@ class RunContext:
         store.handed_out = ids.note
         self._hold_run(stack, store)
         reach("run.held")
-        reaper = Reaper(self.project, self.state, store, self.targets, self.slots, self.notify)
-        reaper.reap_dead_runs(self.run_id, work)
-        self.blocked = reaper.blocked
+        locked = self.state.locked_runs()
+        if others := (locked | set(store.unfinished_runs())) - {self.run_id}:
+            reaper = Reaper(self.project, self.state, store, self.targets, self.slots, self.notify)
+            reaper.reap_dead_runs(others, locked, work)
+            self.blocked = reaper.blocked
         return store
 
     def _never_reuse_ids(self, store: SessionStore) -> None:
