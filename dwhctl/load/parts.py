@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from dwhctl.load.attempts import SliceAttempt, SliceJob, SliceParts
     from dwhctl.load.workers import Worker
     from dwhctl.runtime.slots import Slot, Slots
-    from dwhctl.systems.base.target import Stage
 
 
 class Parts:
@@ -258,11 +257,3 @@ class PartWorkers:
         runner.answered |= bool(order.login_known)
         future = worker.submit(self._stage, order)
         future.add_done_callback(lambda done: self._notify(attempt, worker, done))
-
-
-def doubled_key(stage: Stage, key: Sequence[str]) -> str | None:
-    """Return a key that two of the staged rows have, for a message."""
-    found = stage.duplicate_key(key)
-    if found is None:
-        return None
-    return "the key " + ", ".join(f"{name}={value}" for name, value in zip(key, found, strict=True))
