@@ -17,7 +17,8 @@ from dwhctl.core.errors import QuarantinedError, WorkerDiedError
 from dwhctl.core.waiting import Wait
 from dwhctl.engine.jobs import Attempt, Attempts, Job, JobQueue
 from dwhctl.load.parts import Parts
-from dwhctl.load.workers import Demand, Worker, WorkerLostError, WorkerPool, stage_in_worker
+from dwhctl.load.worker_process import stage_in_worker
+from dwhctl.load.workers import Demand, Worker, WorkerLostError, WorkerPool
 from dwhctl.project.parts import check_split, time_parts
 from dwhctl.project.templates import render_extract
 from dwhctl.runtime.events import ClosedFacts, SliceClosed
