@@ -18,9 +18,10 @@ from dwhctl.project.days import make_slice
 from dwhctl.project.loads import Report
 from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
+from dwhctl.refresh.scheduler import readiness
+from dwhctl.runtime.events import Readiness
 from dwhctl.runtime.failures import DAYS as FAILING_DAYS
 from dwhctl.runtime.failures import Failures, retry_reports
-from dwhctl.runtime.plan import Readiness, readiness
 from dwhctl.sessions import Session, SessionStore
 from dwhctl.sessions.history import PastRun, TaskDurations, read_durations, read_runs, recent_since
 from dwhctl.sessions.task_states import NewestSession, read_newest
