@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,13 +23,11 @@ from dwhctl.core.sql import split_statements
 from dwhctl.project.templates import render_file
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.failures import keep_create_place
-from dwhctl.runtime.messages import Delivered, Failure, TargetTable
+from dwhctl.runtime.messages import Delivered, Failure, TargetTable, retry_seconds
 from dwhctl.runtime.new_tables import TableColumnsFinder, is_missing, make_table
 from dwhctl.systems.base.system import TargetOptions, system_of
 
 if TYPE_CHECKING:
-    from tenacity import RetryCallState
-
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.plan import Plan, PlannedSlice
@@ -156,14 +155,30 @@ class _Preparation:
         try:
             if (known := self._blocked.get(first.name) or self._down.get(first.target)) is not None:
                 raise known
-            waits = len(self.slices) == 1
-            return _retried(first, self._retries(first), work, self._tell, waits=waits, finder=self._finder)
+            return self._retried(first, work)
         except errors.AttemptError as error:
             self.found.failures.update({load.name: Failure.of(error) for load in loads})
             of_target = first.name not in self._blocked and error is not self._finder.failure
             if isinstance(error, _OUT_OF_REACH) and of_target:
                 self._down[first.target] = error
             return None
+
+    def _retried(self, load: Load, work: Callable[[], Result]) -> Result:
+        """Try as often as the load's slices are tried, with a notice for each failure that may pass."""
+        attempt, retries = 0, self._retries(load)
+        while True:
+            attempt += 1
+            try:
+                return work()
+            except errors.AttemptError as error:
+                is_of_shard = error is self._finder.failure
+                if error.permanent or attempt > retries or (is_of_shard and len(self.slices) > 1):
+                    raise
+                seconds = retry_seconds(load.retry_delay, attempt)
+                what = "a shard" if is_of_shard else f"the warehouse {load.target}"
+                text = f"{what} is not ready for load {load.name}: attempt {attempt} of {retries + 1} failed: {error}"
+                self._tell(Notice(f"{text}; will retry in {seconds:.0f} s"))
+            time.sleep(seconds)
 
     def _create(self, load: Load) -> bool:
         if load.create is not None:
@@ -227,55 +242,6 @@ class _Connected:
         """Disconnect. Idempotent."""
         self._name = None
         self._held.close()
-
-
-def _retried(
-    load: Load,
-    retries: int,
-    work: Callable[[], Result],
-    tell: Callable[[Notice], None],
-    *,
-    waits: bool,
-    finder: TableColumnsFinder,
-) -> Result:
-    """Try as often as the load's slices are tried, with a notice for each failure; `waits`: also for its shards."""
-
-    def is_tried_again(error: BaseException) -> bool:
-        passes = isinstance(error, errors.AttemptError) and not error.permanent
-        return passes and (waits or error is not finder.failure)
-
-    def notify(attempt: RetryCallState) -> None:
-        error = attempt.outcome.exception() if attempt.outcome else None
-        what = "a shard" if error is finder.failure else f"the warehouse {load.target}"
-        tell(
-            Notice(
-                f"{what} is not ready for load {load.name}:"
-                f" attempt {attempt.attempt_number} of {retries + 1} failed: {error};"
-                f" will retry in {attempt.upcoming_sleep:.0f} s"
-            )
-        )
-
-    try:
-        return work()
-    except errors.AttemptError as error:
-        if not is_tried_again(error):
-            raise
-        failures = [error]
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
-
-    def attempt() -> Result:
-        if failures:
-            raise failures.pop()
-        return work()
-
-    attempts = Retrying(
-        retry=retry_if_exception(is_tried_again),
-        stop=stop_after_attempt(retries + 1),
-        wait=wait_exponential(multiplier=load.retry_delay.total_seconds(), max=600) + wait_random(0, 1),
-        before_sleep=notify,
-        reraise=True,
-    )
-    return attempts(attempt)
 
 
 def _run_create(project: Project, load: Load, target: Target) -> None:

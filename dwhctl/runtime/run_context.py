@@ -26,7 +26,7 @@ from dwhctl.core.waiting import waited
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.locks import Lock, StateDir, held_in_sessions, held_work, shown_holder
 from dwhctl.runtime.recovery import Reaper
-from dwhctl.runtime.slots import WORKERS, Slots, connection_limits
+from dwhctl.runtime.slots import Slots
 from dwhctl.sessions import open_store
 
 if TYPE_CHECKING:
@@ -230,11 +230,6 @@ def new_run_id() -> str:
     """Return the id of a new run: it begins with the time in UTC, to 1/256 of a second, so that ids sort."""
     now = datetime.now(UTC)
     return f"{now:%Y%m%dT%H%M%S}-{now.microsecond * 256 // 1_000_000:02x}{uuid.uuid4().hex[:6]}"
-
-
-def limits_of(project: Project) -> dict[str, int | None]:
-    """Return how many may use each connection, or be a worker, at once."""
-    return connection_limits(project) | {WORKERS: project.max_workers}
 
 
 @contextmanager
