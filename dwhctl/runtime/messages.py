@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import logging
 import pickle
-import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -210,15 +209,6 @@ class StageResult:
     written: int = 0
     ranges: tuple[KeyRange, ...] = ()
     kept: tuple[bool, bool] = (False, False)
-
-
-_LONGEST_SECONDS = 600.0
-
-
-def retry_seconds(delay: timedelta, failures: int) -> float:
-    """Return the wait after so many failures: `delay` doubled each time, ten minutes at most, a fifth more or less."""
-    base = delay.total_seconds() * 2.0 ** (failures - 1)
-    return min(base, _LONGEST_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
 
 
 _MOST_OF_MESSAGE = 4000

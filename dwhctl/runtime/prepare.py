@@ -20,10 +20,11 @@ from dwhctl.core import errors
 from dwhctl.core.columns import OWN_COLUMNS, SERVICE_FIELDS, Column, Kind
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import split_statements
+from dwhctl.core.waiting import retry_seconds
 from dwhctl.project.templates import render_file
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.failures import keep_create_place
-from dwhctl.runtime.messages import Delivered, Failure, TargetTable, retry_seconds
+from dwhctl.runtime.messages import Delivered, Failure, TargetTable
 from dwhctl.runtime.new_tables import TableColumnsFinder, is_missing, make_table
 from dwhctl.systems.base.system import TargetOptions, system_of
 
