@@ -101,7 +101,7 @@ def describe_targets(
     slots: Slots,
     blocked: Mapping[str, errors.AttemptError],
     retries: Callable[[Load], int],
-    tell: Callable[[Notice], None] = lambda _notice: None,
+    notify: Callable[[Notice], None] = lambda _notice: None,
 ) -> PreparedTables:
     """Prepare the table of each load of the plan; a permanent failure costs the slices of its load only.
 
@@ -109,7 +109,7 @@ def describe_targets(
     table should be made, are only waited for when no other load waits.
     """
     finder, connected = TableColumnsFinder(project, slots), _Connected(targets, slots)
-    preparation = _Preparation(project, targets, blocked, retries, tell, finder, connected)
+    preparation = _Preparation(project, targets, blocked, retries, notify, finder, connected)
     for load in plan.loads():
         preparation.loads[load.target].append(load)
     for planned in plan.slices:
@@ -129,7 +129,7 @@ class _Preparation:
     _targets: Mapping[str, Target]
     _blocked: Mapping[str, errors.AttemptError]
     _retries: Callable[[Load], int]
-    _tell: Callable[[Notice], None]
+    _notify: Callable[[Notice], None]
     _finder: TableColumnsFinder
     _connected: _Connected
     loads: dict[str, list[Load]] = field(default_factory=lambda: defaultdict(list))
@@ -178,7 +178,7 @@ class _Preparation:
                 seconds = retry_seconds(load.retry_delay, attempt)
                 what = "a shard" if is_of_shard else f"the warehouse {load.target}"
                 text = f"{what} is not ready for load {load.name}: attempt {attempt} of {retries + 1} failed: {error}"
-                self._tell(Notice(f"{text}; will retry in {seconds:.0f} s"))
+                self._notify(Notice(f"{text}; will retry in {seconds:.0f} s"))
             time.sleep(seconds)
 
     def _create(self, load: Load) -> bool:
