@@ -6,6 +6,7 @@ And know which columns each shard has delivered: those that it lacks later are n
 from __future__ import annotations
 
 import importlib
+import random
 import threading
 import time
 from collections import defaultdict
@@ -175,7 +176,8 @@ class _Preparation:
                 is_of_shard = error is self._finder.failure
                 if error.permanent or attempt > retries or (is_of_shard and len(self.slices) > 1):
                     raise
-                seconds = retry_seconds(load.retry_delay, attempt)
+                # Up to a second more: runs that want one file at once do not meet again.
+                seconds = retry_seconds(load.retry_delay, attempt) + random.random()  # noqa: S311 - no secret
                 what = "a shard" if is_of_shard else f"the warehouse {load.target}"
                 text = f"{what} is not ready for load {load.name}: attempt {attempt} of {retries + 1} failed: {error}"
                 self._notify(Notice(f"{text}; will retry in {seconds:.0f} s"))
