@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import AttemptError, StagingError
 from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.project.query import at_statement
-from dwhctl.systems.base.inspection import held_values_sql, read_held_values
-from dwhctl.systems.base.server import ServerInspection, publication_sql
+from dwhctl.systems.base.server import ServerInspection, ServerRefresh, known_types
 from dwhctl.systems.base.staging import (
     TOKEN,
-    Publication,
+    ServerPublication,
     delete_sql,
     gone,
-    held_sql,
     insert_sql,
-    of_shards,
     slice_conditions,
     staged_sql,
 )
-from dwhctl.systems.base.target import (
-    Refresh,
-    RefreshColumn,
-    RefreshColumns,
-    Statement,
-    TableColumns,
-    carried,
-    refresh_source,
-    refresh_sql,
-    refused_value,
-)
+from dwhctl.systems.base.target import RefreshColumn, RefreshColumns, carried, refresh_source
 from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.errors import MISSING, is_sqlstate
 
@@ -39,13 +27,8 @@ if TYPE_CHECKING:
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
-    from dwhctl.project.names import RowSource
     from dwhctl.systems.base.target import Narrowing, StagingGroup
     from dwhctl.systems.postgres.copy_client import CopyClient
-
-BEGIN, COMMIT = "BEGIN", "COMMIT"
-#: The purpose of the COPY of a slice that its worker writes.
-COPIED = "the rows; another number than was extracted is rolled back"
 
 
 def publication_lock_sql(table: str) -> str:
@@ -61,23 +44,8 @@ def refresh_lock_sql(table: str) -> str:
     return f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"
 
 
-def direct_statements(slice: Slice, columns: TableColumns) -> list[Statement]:
-    """Return what a worker sends that writes the slice into the table itself."""
-    table = quote_path(columns.table)
-    (where,) = slice_conditions([slice], columns.slice_by)
-    return [
-        Statement(BEGIN),
-        Statement(delete_sql(table, where)),
-        Statement(catalog.copy_sql(table, columns.listed(quote_name)), about=COPIED),
-        Statement(COMMIT),
-    ]
-
-
-class PostgresPublication(Publication):
-    """One transaction in one session. `slice_by` is the target's column by which it is sliced.
-
-    `doubt` is called with the session's label when a COMMIT was sent and no answer came.
-    """
+class PostgresPublication(ServerPublication["CopyClient"]):
+    """The publication. It refuses a slice of whose rows a trigger, a rule or a crash of the server has taken some."""
 
     def __init__(
         self,
@@ -87,25 +55,14 @@ class PostgresPublication(Publication):
         schema: str | None,
         doubt: Callable[[str], None],
     ) -> None:
-        self._client = client
-        self._table = quote_path(table)
-        self._slice_by = slice_by
+        super().__init__(client, quote_path(table), slice_by, doubt)
         self._schema = schema
-        self._doubt = doubt
-        self._held: dict[str, int] = {}
+        self._held: Mapping[str, int] = {}
         self._staged: dict[str, int] = {}
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
-        held: dict[str, int] = {}
-        for where in slice_conditions(slices, self._slice_by):
-            rows = self._client.query(held_sql(self._table, where))
-            held.update((str(shard), int(count)) for shard, count in rows)
-        self._held = held
-        return held
-
-    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
-        sql = held_values_sql(self._table, of_shards(shards), list(map(quote_name, columns)))
-        return read_held_values(self._client.query(sql), columns)
+        self._held = super().held_rows(slices)
+        return self._held
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
         table, numbers = self._staging(group), {catalog.token_number(token): token for token in tokens}
@@ -150,13 +107,6 @@ class PostgresPublication(Publication):
             raise catalog.lost_rows(self._table, staged, inserted)
         return inserted
 
-    def commit(self) -> None:
-        try:
-            self._client.query(COMMIT)
-        except AttemptError:
-            self._doubt(self._client.label or "")
-            raise
-
     def _staging(self, group: StagingGroup) -> str:
         return catalog.staging_table(self._client, group, self._schema)
 
@@ -170,29 +120,13 @@ def _numbers(tokens: Sequence[str]) -> str:
     return ", ".join(str(catalog.token_number(token)) for token in tokens)
 
 
-def publish_statements(staging: str, slice: Slice, columns: TableColumns) -> list[Statement]:
-    """Return what a publication of one slice sends."""
-    table = quote_path(columns.table)
-    sent = publication_sql(table, staging, slice, columns, "<token>")
-    return [Statement(BEGIN), Statement(publication_lock_sql(table)), *sent, Statement(COMMIT)]
-
-
-class PostgresRefresh(Refresh):
+class PostgresRefresh(ServerRefresh["CopyClient"]):
     """One transaction in one session. DELETE and INSERT, not TRUNCATE: it would lock readers out."""
-
-    def __init__(self, client: CopyClient, table: str, source: RowSource) -> None:
-        self._client = client
-        self._table = table
-        self._source = source
 
     def columns(self) -> RefreshColumns:
         table = catalog.existing_columns(self._client, self._table)
-        sql = f"SELECT * FROM {refresh_source(self._source)} LIMIT 0"
-        if self._source.is_query:
-            with at_statement(self._source.text):
-                described = self._client.described(sql)
-        else:
-            described = self._client.described(sql)
+        with at_statement(self._source.text) if self._source.is_query else nullcontext():
+            described = self._client.described(f"SELECT * FROM {refresh_source(self._source)} LIMIT 0")
         names = catalog.type_names(self._client, {column.type_code for column in described})
         return RefreshColumns(
             tuple(_answered(types.result_column(column, names)) for column in described),
@@ -201,47 +135,27 @@ class PostgresRefresh(Refresh):
         )
 
     def delete(self) -> None:
-        table = quote_path(self._table)
-        self._client.query(f"DELETE FROM {table}")
-        _, may_keep = catalog.write_ways(self._client, table)
-        if may_keep and self._client.query(f"SELECT 1 FROM {table} LIMIT 1"):
+        super().delete()
+        _, may_keep = catalog.write_ways(self._client, self._sql_name)
+        if may_keep and self._client.query(f"SELECT 1 FROM {self._sql_name} LIMIT 1"):
             raise catalog.kept_rows(self._table)
 
-    def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
-        wanted = TableColumns(self._table, names=columns, narrowed=narrowed)
-        _, insert = refresh_sql(quote_path(self._table), self._source, wanted, _checked)
-        try:
-            return self._client.run(insert)
-        except AttemptError as error:
-            if (refused := refused_value(str(error), self._table, narrowed)) is not None:
-                raise refused from error
-            raise
+    def _inserted(self, sql: str) -> int:
+        return self._client.run(sql)
 
-    def commit(self) -> None:
-        self._client.query(COMMIT)
-
-
-def refresh_statements(source: RowSource, columns: TableColumns) -> list[Statement]:
-    """Return the statements of a refresh."""
-    table = quote_path(columns.table)
-    sql = refresh_sql(table, source, columns, _checked)
-    return [Statement(BEGIN), Statement(refresh_lock_sql(table)), *map(Statement, sql), Statement(COMMIT)]
+    @staticmethod
+    def checked(number: int, pair: Narrowing) -> str:
+        """Return the SQL of the column's value, or of an error where it does not fit: a cast that cannot succeed."""
+        source, table = known_types(pair)
+        name = quote_name(pair.source.name)
+        shown = f"encode({name}, 'hex')" if source.kind.value == "binary" else f"CAST({name} AS text)"
+        error = f"CAST(CAST(CAST({carried(number, shown)} AS integer) AS text) AS {pair.source.declared})"
+        return f"CASE WHEN {types.would_change(name, table)} THEN {error} ELSE {name} END"
 
 
 def _answered(column: types.AnswerColumn) -> RefreshColumn:
     known = types.column(column.name, column.declared, is_enum=column.is_enum)
     return RefreshColumn(column.name, column.declared, known, column.declared == "unknown")
-
-
-def _checked(number: int, one: Narrowing) -> str:
-    """Return the SQL of the column's value, or of an error where it does not fit: a cast that cannot succeed."""
-    source, table = one.source.known, one.table.known
-    if source is None or table is None:
-        raise TypeError(f"{one.table.name}: only known types are narrowed")
-    name = quote_name(one.source.name)
-    shown = f"encode({name}, 'hex')" if source.kind.value == "binary" else f"CAST({name} AS text)"
-    error = f"CAST(CAST(CAST({carried(number, shown)} AS integer) AS text) AS {one.source.declared})"
-    return f"CASE WHEN {types.would_change(name, table)} THEN {error} ELSE {name} END"
 
 
 class PostgresInspection(ServerInspection["CopyClient"]):

@@ -13,22 +13,26 @@ from typing import TYPE_CHECKING
 from dwhctl.core.errors import TargetRefusedError
 from dwhctl.core.sql import literal, quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection
-from dwhctl.systems.base.server import ServerTarget
-from dwhctl.systems.base.staging import TOKEN, Publication, run_label
-from dwhctl.systems.base.target import ColumnWarning, DirectStage, Refresh, Stage, StagingGroup
+from dwhctl.systems.base.server import ServerTarget, publication_sql
+from dwhctl.systems.base.staging import TOKEN, Publication, delete_sql, run_label, slice_conditions
+from dwhctl.systems.base.target import (
+    ColumnWarning,
+    DirectStage,
+    Refresh,
+    Stage,
+    StagingGroup,
+    Statement,
+    refresh_sql,
+)
 from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.copy_client import CopyClient
 from dwhctl.systems.postgres.errors import EXISTS_ALREADY, MISSING, is_sqlstate
 from dwhctl.systems.postgres.publication import (
-    BEGIN,
     PostgresInspection,
     PostgresPublication,
     PostgresRefresh,
-    direct_statements,
     publication_lock_sql,
-    publish_statements,
     refresh_lock_sql,
-    refresh_statements,
 )
 
 if TYPE_CHECKING:
@@ -39,10 +43,11 @@ if TYPE_CHECKING:
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
     from dwhctl.systems.base.staging import Described
-    from dwhctl.systems.base.target import Statement, TableColumns
+    from dwhctl.systems.base.target import TableColumns
     from dwhctl.systems.postgres.system import PostgresConnection
 
 _TOKEN_TYPE = "bigint"  # noqa: S105
+BEGIN, COMMIT = "BEGIN", "COMMIT"
 _SETTINGS = "SET TimeZone = 'UTC'"
 
 
@@ -184,7 +189,7 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
     @contextmanager
     def refresh(self, table: str, source: RowSource, timeout: timedelta) -> Iterator[Refresh]:
         with self._transaction("refresh", table, refresh_lock_sql, timeout) as client:
-            yield PostgresRefresh(client, table, source)
+            yield PostgresRefresh(client, table, quote_path(table), source)
 
     @contextmanager
     def _transaction(
@@ -206,13 +211,27 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
         *before, _ = columns.table.split(".")
         schema = self._schema or (before[-1] if before else None)
         staging = f"{quote_name(schema)}.{quote_name('<staging table>')}" if schema else '"<staging table>"'
-        return publish_statements(staging, slice, columns)
+        table = quote_path(columns.table)
+        sent = publication_sql(table, staging, slice, columns, "<token>")
+        return [Statement(BEGIN), Statement(publication_lock_sql(table)), *sent, Statement(COMMIT)]
 
     def direct_statements(self, slice: Slice, columns: TableColumns) -> Sequence[Statement]:
-        return direct_statements(slice, columns)
+        table = quote_path(columns.table)
+        (where,) = slice_conditions([slice], columns.slice_by)
+        return [
+            Statement(BEGIN),
+            Statement(delete_sql(table, where)),
+            Statement(
+                catalog.copy_sql(table, columns.listed(quote_name)),
+                about="the rows; another number than was extracted is rolled back",
+            ),
+            Statement(COMMIT),
+        ]
 
     def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
-        return refresh_statements(source, columns)
+        table = quote_path(columns.table)
+        sql = refresh_sql(table, source, columns, PostgresRefresh.checked)
+        return [Statement(BEGIN), Statement(refresh_lock_sql(table)), *map(Statement, sql), Statement(COMMIT)]
 
     def version(self) -> str:
         with self._connected("version") as client:
