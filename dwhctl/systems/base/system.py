@@ -12,12 +12,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import InternalError, TargetRefusedError, UsageError
 from dwhctl.core.sql import unclosed
 from dwhctl.project.connections import SYSTEMS, Connection, SystemUses, types_for
 
 if TYPE_CHECKING:
-    from dwhctl.core.columns import Column
+    import pyarrow as pa
+
     from dwhctl.project.query import Query
     from dwhctl.systems.base.source import Cursor, Source
     from dwhctl.systems.base.target import Target
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 AnyClosable = TypeVar("AnyClosable", bound="Closable")
 #: How long an answer of the warehouse is waited for by default.
 ANSWER_TIMEOUT = timedelta(minutes=30)
+#: The most digits of Arrow's decimals, which have 128 or 256 bits.
+_MOST_DIGITS_128, _MOST_DIGITS_256 = 38, 76
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,38 @@ class SourceType:
     name: str
     column: Column | None
     note: str
+
+
+@dataclass(frozen=True, slots=True)
+class TypeRow:
+    """One of a source's types, by its name there. `kind` is None for a type that is refused.
+
+    `note` is what the values become, or what to write instead; `arrow` Arrow's name of the type, empty where it depends
+    on precision and scale.
+    """
+
+    name: str
+    kind: Kind | None
+    note: str
+    arrow: str = ""
+
+
+def decimal_type(digits: int, places: int) -> pa.DataType | None:
+    """Return Arrow's decimal of so many digits, with so many of them after the point; None where it has no such."""
+    import pyarrow as pa
+
+    if digits > _MOST_DIGITS_256:
+        return None
+    return (pa.decimal128 if digits <= _MOST_DIGITS_128 else pa.decimal256)(digits, places)
+
+
+def time_type(kind: Kind, unit: str) -> pa.DataType:
+    """Return Arrow's type of times, of timestamps or of instants."""
+    import pyarrow as pa
+
+    if kind is Kind.TIME:
+        return pa.time64(unit) if unit in ("us", "ns") else pa.time32(unit)
+    return pa.timestamp(unit, tz="UTC" if kind is Kind.TIMESTAMPTZ else None)
 
 
 AnyConnection = TypeVar("AnyConnection", bound=Connection)

@@ -311,7 +311,7 @@ class DuckdbRefresh(Refresh):
 
     def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
         wanted = TableColumns(self._table, names=columns, narrowed=narrowed)
-        _, insert = refresh_sql(quote_path(self._table), self._source, wanted, _checked)
+        _, insert = refresh_sql(quote_path(self._table), self._source, wanted, checked)
         try:
             row = self._db.execute(insert).fetchone()
         except duckdb.Error as error:
@@ -325,18 +325,12 @@ class DuckdbRefresh(Refresh):
             self._db.execute(COMMIT)
 
 
-def refresh_statements(source: RowSource, columns: TableColumns) -> list[Statement]:
-    """Return the statements of a refresh."""
-    sql = refresh_sql(quote_path(columns.table), source, columns, _checked)
-    return [Statement(BEGIN), *map(Statement, sql), Statement(COMMIT)]
-
-
 def _column(name: str, declared: str) -> RefreshColumn:
     untyped = declared == '"NULL"'
     return RefreshColumn(name, declared, engine.column(name, declared), untyped)
 
 
-def _checked(number: int, pair: Narrowing) -> str:
+def checked(number: int, pair: Narrowing) -> str:
     """Return the SQL of the column's value, or of an error where a cast and back changes it."""
     name = quote_name(pair.source.name)
     there = f"TRY_CAST({name} AS {pair.table.declared})"

@@ -23,7 +23,15 @@ from dwhctl.core.files import SpillFolder, inside, with_remedy
 from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
 from dwhctl.systems.base.staging import Described, Publication, described_each
-from dwhctl.systems.base.target import Refresh, Stage, StagingGroup, Statement, TableColumns, Target
+from dwhctl.systems.base.target import (
+    Refresh,
+    Stage,
+    StagingGroup,
+    Statement,
+    TableColumns,
+    Target,
+    refresh_sql,
+)
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb import staging as sent
 from dwhctl.systems.duckdb.staging import (
@@ -35,7 +43,6 @@ from dwhctl.systems.duckdb.staging import (
     is_taken_for_file,
     is_zoned,
     of_shards,
-    refresh_statements,
 )
 
 if TYPE_CHECKING:
@@ -139,7 +146,8 @@ class DuckdbTarget(Target):
         return sent.publish_statements(file, slice, columns)
 
     def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
-        return refresh_statements(source, columns)
+        sql = refresh_sql(quote_path(columns.table), source, columns, sent.checked)
+        return [Statement(sent.BEGIN), *map(Statement, sql), Statement(sent.COMMIT)]
 
     @contextmanager
     def inspection(self, table: str, slice_by: str | None) -> Iterator[Inspection]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import closing
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -74,7 +75,8 @@ class HttpSource(Source):
             with answer.body:
                 records = self._records(endpoint, answer, request)
                 seen, count = hashlib.blake2b(digest_size=16), 0
-                for part in _grouped(_fields(records, request.columns), rows):
+                values = _fields(records, request.columns)
+                while part := list(islice(values, rows)):
                     batch = _batch(part, converters, schema, first_row + count)
                     count += batch.num_rows
                     seen.update(batch.serialize())
@@ -220,17 +222,6 @@ def _field(record: Any, path: Sequence[str]) -> Any:
 
 
 _MISSING = "the field is missing; write optional = true for the column if records may lack it"
-
-
-def _grouped(items: Iterator[list[Any]], size: int) -> Iterator[list[list[Any]]]:
-    group: list[list[Any]] = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _batch(
