@@ -176,7 +176,6 @@ def staged_sql(staging: str, tokens: str) -> str:
 
 
 def delete_sql(table: str, where: str) -> str:
-    """Return the statement that deletes rows."""
     return f"DELETE FROM {table} WHERE {where}"
 
 

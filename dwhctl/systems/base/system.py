@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import InternalError, TargetRefusedError, UsageError
@@ -171,6 +172,9 @@ class System(SystemUses, Generic[AnyConnection]):
     suites in `tests/contract` over it.
     """
 
+    #: The module with the functions `source_types` of a source and `declaration` of a target, imported when used.
+    types_module: ClassVar[str] = ""
+
     def open_source(self, connection: AnyConnection, database: str, options: SourceOptions) -> Source:
         """Open a shard's database. Raise AttemptError."""
         raise InternalError(f"connection {connection.name}: {connection.type} is no source")
@@ -198,14 +202,19 @@ class System(SystemUses, Generic[AnyConnection]):
 
     def source_types(self) -> Sequence[SourceType]:
         """Return the types of a source, those with a length or precision by an example, and the refused ones."""
-        return ()
+        return self._types().source_types() if self.types_module and self.is_source else ()
 
     def declaration(self, column: Column) -> str:
         """Return a target's type that holds the values of another system's column.
 
         Raise TargetRefusedError when there is none.
         """
+        if self.types_module and self.is_target:
+            return str(self._types().declaration(column))
         raise TargetRefusedError(f"column {column.name}: no type is known that holds {column.declared}")
+
+    def _types(self) -> Any:
+        return import_module(self.types_module)
 
     def extract_problem(self, sql: str) -> str | None:
         """Return why a source would refuse the extract, as far as its text alone shows it."""
@@ -221,7 +230,6 @@ class System(SystemUses, Generic[AnyConnection]):
 
 
 def system_of(connection: Connection) -> System[Any]:
-    """Return the system of a connection."""
     return _system(connection.type)
 
 

@@ -49,7 +49,6 @@ class ClickHouseTable:
 
     @property
     def sql(self) -> str:
-        """The quoted name."""
         return f"{quote_name(self.database)}.{quote_name(self.table)}"
 
     @property

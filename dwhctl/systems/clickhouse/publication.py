@@ -245,7 +245,6 @@ _STORED = ("", "DEFAULT", "MATERIALIZED")
 def publish_statements(
     table: ClickHouseTable, staging: ClickHouseTable, slice: Slice, columns: TableColumns
 ) -> list[Statement]:
-    """Return what a publication of one slice sends."""
     copy, tokens = ClickHouseTable(table.database, "<copy>"), ["<token>"]
     (where,) = slice_conditions([slice], columns.slice_by, LITERALS)
     names = columns.listed(quote)

@@ -106,7 +106,6 @@ class Budget:
             state["hold_until"] = max(state["hold_until"], until)
 
     def close(self) -> None:
-        """Close the file. Idempotent."""
         self._file.close()
 
     def _pause(self, state: _State, now: float) -> tuple[float, bool]:

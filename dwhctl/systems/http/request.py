@@ -28,6 +28,14 @@ class Call:
     params: Mapping[str, Any] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
 
+    def sent(self, *, form: bool) -> dict[str, Any]:
+        """Return parameters and body as arguments of requests; the body as JSON, or as a form."""
+        return {
+            "params": _plain(self.params),
+            "json": None if form else self.body,
+            "data": _plain(self.body or {}) if form else None,
+        }
+
 
 def joined(url: str, link: str) -> str:
     """Give the URL that a link in an answer means. Raise QueryError for none."""
@@ -58,13 +66,7 @@ def url_of(connection: HttpConnection, path: str) -> str:
 
 def shown(connection: HttpConnection, method: str, call: Call, *, form: bool) -> str:
     """Show a request as it would be sent, with asterisks for what is secret."""
-    prepared = requests.Request(
-        method,
-        call.url,
-        params=plain(call.params),
-        json=None if form or call.body is None else call.body,
-        data=plain(call.body or {}) if form else None,
-    ).prepare()
+    prepared = requests.Request(method, call.url, **call.sent(form=form)).prepare()
     url, auth = prepared.url or "", connection.auth
     headers = [f"{name}: {value}" for name, value in connection.headers.items()]
     if isinstance(auth, ApiKeyAuth) and auth.location in ("query", "param"):
@@ -79,7 +81,7 @@ def shown(connection: HttpConnection, method: str, call: Call, *, form: bool) ->
     return "\n".join([f"{method} {url}", *headers, *(["", body] if body else [])])
 
 
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Write parameters as HTTP has them."""
     return {
         name: [_one(each) for each in value] if isinstance(value, list) else _one(value)

@@ -51,7 +51,6 @@ class HttpSource(Source):
         self._client = Client(connection, timeout, state_dir)
 
     def columns(self, query: Query) -> Sequence[Column]:
-        """Describe the columns that the load declares."""
         return declared_columns(_request(query).columns)
 
     def batches(self, query: Query, rows: int) -> Iterator[pa.RecordBatch]:
@@ -105,7 +104,7 @@ class HttpSource(Source):
         if answer.status == _NO_CONTENT:
             return None
         if answer.status not in _PAGES:
-            raise self._client.refused(answer)
+            raise self._client.refusal(answer)
         if endpoint.format == "json":
             return JsonRecords(endpoint, answer.body, answer.size, json_paths(endpoint.paginator))
         if not answer.is_whole:
@@ -129,7 +128,6 @@ class HttpSource(Source):
         return self._ask(query, wanted, write(Dialect("duckdb"), "records AS slice", key, values))
 
     def count_nulls(self, query: Query, column: str) -> int:
-        """Count the records in which the column is NULL."""
         sql = f"SELECT count(*) FROM records WHERE {quote_name(column)} IS NULL"
         ((rows,),) = self._ask(query, {column.lower()}, sql)
         return int(rows)
@@ -163,16 +161,14 @@ class HttpSource(Source):
         answer = self._client.fetch("GET", Call(url_of(self._connection, self._connection.test_path)))
         with answer.body:
             if self._connection.test_path and answer.status not in (*_PAGES, _NO_CONTENT):
-                raise self._client.refused(answer)
+                raise self._client.refusal(answer)
         server = answer.headers.get("Server", "")[:60].strip()
         return f"HTTP {answer.status}{f', {server}' if server else ''}"
 
     def interrupt(self) -> None:
-        """End the request that runs."""
         self._client.interrupt()
 
     def close(self) -> None:
-        """Close all connections. Idempotent."""
         self._client.close()
 
 

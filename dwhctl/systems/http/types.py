@@ -58,7 +58,6 @@ _KINDS: dict[str, tuple[Kind, pa.DataType]] = {
 
 
 def declared_columns(columns: Mapping[str, ResponseColumn]) -> list[Column]:
-    """Describe the columns that a load declares."""
     return [_column(name, *parse_type(column.type)) for name, column in columns.items()]
 
 
@@ -76,7 +75,6 @@ def _column(name: str, declared: ColumnType, nullable: bool) -> Column:
 
 
 def source_types() -> list[SourceType]:
-    """Return the types for the type map."""
     examples = ["decimal(12,2)", "varchar(50)", *_KINDS]
     columns = [_column("c", *parse_type(example)) for example in examples]
     return [SourceType(column.declared, column, str(column.kind)) for column in columns]
@@ -118,7 +116,6 @@ class Converter:
         return array
 
     def refusal(self, row: int, reason: str) -> ValueRefusedError:
-        """Return the error for a row."""
         return ValueRefusedError(f"row {row:,}, column {self.column.name} ({self.column.declared}): {reason}")
 
     @property

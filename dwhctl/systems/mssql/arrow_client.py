@@ -135,7 +135,6 @@ class ArrowCursor:
         return None if row is None else tuple(row)
 
     def fetchall(self) -> list[tuple[Any, ...]]:
-        """Return all rows."""
         with self._translated():
             return [tuple(row) for row in self._cursor.fetchall()]
 
@@ -226,7 +225,6 @@ class ArrowConnection:
             self._opened.setautocommit(on)
 
     def commit(self) -> None:
-        """Commit the transaction."""
         with _connection_errors(self._driver):
             self._opened.commit()
 
@@ -264,7 +262,6 @@ def load_driver() -> Any:
 
 
 def is_rust() -> bool:
-    """Return whether the driver's provider is the one in Rust."""
     return bool(load_driver().native_provider == _RUST)
 
 

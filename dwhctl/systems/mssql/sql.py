@@ -170,7 +170,6 @@ _EXAMPLES = {
 
 
 def source_types() -> list[SourceType]:
-    """Return the types for the type map."""
     return [
         SourceType(declared, column(ResultColumn("c", declared)) if row.kind else None, row.note)
         for row in TYPES
@@ -179,12 +178,10 @@ def source_types() -> list[SourceType]:
 
 
 def quote(name: str) -> str:
-    """Quote one name for T-SQL."""
     return quote_name(name, "[]")
 
 
 def literal(text: str) -> str:
-    """Quote a text for T-SQL."""
     return "N" + literal_text(text)
 
 

@@ -23,7 +23,7 @@ from dwhctl.systems.base.server import ServerStage
 from dwhctl.systems.base.staging import TOKEN, BatchStream, delete_sql, gone, slice_conditions
 from dwhctl.systems.base.target import DirectStage
 from dwhctl.systems.postgres import catalog
-from dwhctl.systems.postgres.errors import MISSING, MISSING_COLUMN, copy_place, is_sqlstate, sqlstate
+from dwhctl.systems.postgres.errors import MISSING, MISSING_COLUMN, copy_place, sqlstate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -177,9 +177,9 @@ class PostgresStage(ServerStage["CopyClient"]):
         self._client.query("BEGIN")
 
     def _translate_error(self, error: AttemptError) -> AttemptError:
-        if is_sqlstate(error, MISSING):
+        if sqlstate(error) in MISSING:
             return gone(self._table)
-        if is_sqlstate(error, (MISSING_COLUMN,)):
+        if sqlstate(error) == MISSING_COLUMN:
             return StagingError(
                 f"the staging table {self._table} is older than a column of its target: {error}"
             )
@@ -268,7 +268,7 @@ class DirectPostgresStage(PostgresStage, DirectStage):
         return catalog.lost_rows(self._group.table, sent, taken)
 
     def _translate_error(self, error: AttemptError) -> AttemptError:
-        return error if is_sqlstate(error, (*MISSING, MISSING_COLUMN)) else super()._translate_error(error)
+        return error if sqlstate(error) in (*MISSING, MISSING_COLUMN) else super()._translate_error(error)
 
     def commit(self) -> None:
         try:

@@ -47,7 +47,7 @@ from dwhctl.systems.base.target import (
 )
 from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.copy_client import CopyClient
-from dwhctl.systems.postgres.errors import EXISTS_ALREADY, MISSING, is_sqlstate
+from dwhctl.systems.postgres.errors import EXISTS_ALREADY, MISSING, sqlstate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,10 +90,10 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
         return quote_path(table)
 
     def _is_missing(self, error: TargetRefusedError) -> bool:
-        return is_sqlstate(error, MISSING)
+        return sqlstate(error) in MISSING
 
     def _exists_already(self, error: TargetRefusedError) -> bool:
-        return is_sqlstate(error, EXISTS_ALREADY)
+        return sqlstate(error) in EXISTS_ALREADY
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -287,7 +287,7 @@ class PostgresPublication(ServerPublication[CopyClient]):
         try:
             rows = self._client.query(staged_sql(table, _numbers(tokens)))
         except AttemptError as error:
-            if is_sqlstate(error, MISSING):
+            if sqlstate(error) in MISSING:
                 raise gone(table) from error
             raise
         found = {numbers[number]: int(count) for number, count in rows}

@@ -108,7 +108,6 @@ _EXAMPLES = {
 
 
 def source_types() -> list[SourceType]:
-    """Return the types for the type map."""
     found = []
     for row in TYPES:
         declared = _EXAMPLES.get(row.name, row.name)
