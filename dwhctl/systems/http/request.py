@@ -38,7 +38,7 @@ class Call:
 
 
 def joined(url: str, link: str) -> str:
-    """Give the URL that a link in an answer means. Raise QueryError for none."""
+    """Return the URL that a link in an answer means. Raise QueryError for none."""
     try:
         return urljoin(url, link)
     except ValueError:
@@ -46,7 +46,7 @@ def joined(url: str, link: str) -> str:
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
-    """Give the scheme, host and port of a URL. Raise QueryError for none."""
+    """Return the scheme, host and port of a URL. Raise QueryError for none."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
@@ -56,7 +56,7 @@ def origin(url: str) -> tuple[str, str, int | None]:
 
 
 def url_of(connection: HttpConnection, path: str) -> str:
-    """Give the URL of a path below the base URL. Raise QueryError for one that leads elsewhere."""
+    """Return the URL of a path below the base URL. Raise QueryError for one that leads elsewhere."""
     segments = {segment.lower().replace("%2e", ".") for segment in path.partition("?")[0].split("/")}
     if urlsplit(path).scheme or path.startswith("//") or {".", ".."} & segments:
         raise QueryError("endpoint.path leads out of base_url; write a path below it, without '.' and '..'")
@@ -65,7 +65,7 @@ def url_of(connection: HttpConnection, path: str) -> str:
 
 
 def shown(connection: HttpConnection, method: str, call: Call, *, form: bool) -> str:
-    """Show a request as it would be sent, with asterisks for what is secret."""
+    """Return a request as it would be sent, with asterisks for what is secret."""
     prepared = requests.Request(method, call.url, **call.sent(form=form)).prepare()
     url, auth = prepared.url or "", connection.auth
     headers = [f"{name}: {value}" for name, value in connection.headers.items()]
@@ -82,7 +82,7 @@ def shown(connection: HttpConnection, method: str, call: Call, *, form: bool) ->
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Write parameters as HTTP has them."""
+    """Return parameters as HTTP has them."""
     return {
         name: [_one(each) for each in value] if isinstance(value, list) else _one(value)
         for name, value in values.items()
@@ -114,7 +114,7 @@ class Login:
         self._token = ""
 
     def headers(self) -> dict[str, str]:
-        """Give the headers that log in. Raise AttemptError when a token cannot be had."""
+        """Return the headers that log in. Raise AttemptError when a token cannot be had."""
         auth = self._auth
         if isinstance(auth, BearerAuth):
             return {"Authorization": f"Bearer {auth.token.reveal()}"}
@@ -130,14 +130,14 @@ class Login:
         return {}
 
     def params(self) -> dict[str, str]:
-        """Give the parameters of the query that log in."""
+        """Return the parameters of the query that log in."""
         auth = self._auth
         if isinstance(auth, ApiKeyAuth) and auth.location in ("query", "param"):
             return {auth.name: auth.api_key.reveal()}
         return {}
 
     def forget_token(self) -> bool:
-        """Fetch another token for the next request, unless another source has; tell whether there was one to forget."""
+        """Let the next request fetch another token, unless another source has. Return whether there was one."""
         refused, self._token = self._token, ""
         if (
             isinstance(self._auth, OAuth2Auth)

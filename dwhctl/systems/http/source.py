@@ -94,7 +94,7 @@ class HttpSource(Source):
                 call = pages.after(Page(call, count, rest, answer.headers))
 
     def _records(self, endpoint: Endpoint, answer: Answer, request: Request) -> Iterable[Any] | None:
-        """Give the records of an answer, None where there are none and no further page. Raise AttemptError."""
+        """Return the records of an answer, None where there are none and no further page. Raise AttemptError."""
         for action in endpoint.response_actions:
             if action.status_code in (None, answer.status) and (
                 action.content is None or action.content in answer.text()
@@ -173,7 +173,7 @@ class HttpSource(Source):
 
 
 def shown_request(connection: HttpConnection, query: Query) -> str:
-    """Show the first request of a query."""
+    """Return the first request of a query, as it would be sent."""
     request = _request(query)
     endpoint = request.endpoint
     first = _first(connection, request, Pages(endpoint.paginator, connection.max_pages))
@@ -191,7 +191,7 @@ def _request(query: Query) -> Request:
 
 
 def _fields(records: Iterable[Any] | None, columns: Mapping[str, ResponseColumn]) -> Iterator[list[Any]]:
-    """Give the values of each record's declared columns, MISSING where it has none."""
+    """Yield the values of each record's declared columns, MISSING where it has none."""
     paths = [(column.path or name).split(".") if column.path else [name] for name, column in columns.items()]
     optional = [column.optional for column in columns.values()]
     for record in records or ():

@@ -58,7 +58,7 @@ class HttpConnection(Connection):
         return "insecure = true" if any(is_clear(url) for _, url in self._urls()) else None
 
     def _urls(self) -> list[tuple[str, str]]:
-        """List every URL that gets a login, by its key."""
+        """Return every URL that gets a login, by its key."""
         urls = [("base_url", self.base_url)]
         if isinstance(self.auth, OAuth2Auth):
             urls.append(("auth.access_token_url", self.auth.access_token_url))
