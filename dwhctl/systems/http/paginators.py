@@ -138,6 +138,25 @@ class Pages:
         return replace(page.call, body=_put(page.call.body or {}, paginator.cursor_body_path, cursor))
 
     def _after_offset(self, paginator: words.OffsetPaginator, page: Page) -> Call | None:
+        self._check_size(paginator, page)
+        total = self._total(page.rest, paginator.total_path)
+        following = int(page.call.params[paginator.offset_param]) + paginator.limit
+        more = _has_more(paginator, page)
+        ends = (
+            _is_last(paginator, page, more)
+            or (total is not None and following >= total)
+            or (paginator.maximum_offset is not None and following >= paginator.maximum_offset)
+            or more is False
+        )
+        if ends:
+            self._check_total(paginator, total)
+            return None
+        if total is not None:
+            self._left = f"the server counts {total:,} records, its pages have {self._records:,}"
+        return replace(page.call, params={**page.call.params, paginator.offset_param: following})
+
+    def _check_size(self, paginator: words.OffsetPaginator, page: Page) -> None:
+        """Raise QueryError for a page of more records than the limit, and after one of fewer."""
         if page.records > paginator.limit:
             raise QueryError(
                 f"a page has {page.records:,} records, more than limit = {paginator.limit:,}: the server does not go by"
@@ -150,19 +169,9 @@ class Pages:
             )
         if page.records < paginator.limit:
             self._short = page.records
-        total = self._total(page.rest, paginator.total_path)
-        following = int(page.call.params[paginator.offset_param]) + paginator.limit
-        more = _has_more(paginator, page)
-        ends = (
-            _is_last(paginator, page, more)
-            or (total is not None and following >= total)
-            or (paginator.maximum_offset is not None and following >= paginator.maximum_offset)
-            or more is False
-        )
-        if not ends:
-            if total is not None:
-                self._left = f"the server counts {total:,} records, its pages have {self._records:,}"
-            return replace(page.call, params={**page.call.params, paginator.offset_param: following})
+
+    def _check_total(self, paginator: words.OffsetPaginator, total: int | None) -> None:
+        """Raise SourceError at the end when the pages had another number of records than the server counts."""
         # More than the total: it counts something else, or stops at a limit, and the pages may go on.
         few = paginator.maximum_offset is None and self._records < (total or 0) - paginator.offset
         if total is not None and (few or self._records > max(total - paginator.offset, 0)):
@@ -170,7 +179,6 @@ class Pages:
                 f"the server counts {total:,} records, and its pages have {self._records:,}: the records changed"
                 " while they were read, or total_path counts something else"
             )
-        return None
 
     def _after_number(self, paginator: words.PageNumberPaginator, page: Page) -> Call | None:
         total = self._total(page.rest, paginator.total_path)
