@@ -79,17 +79,14 @@ class _Scheduled(NamedTable):
 
     @property
     def warehouse(self) -> str:
-        """The connection of the warehouse."""
         return str(getattr(self, self.warehouse_key))
 
     @property
     def target_table(self) -> str:
-        """The target table with its schema."""
         return str(getattr(self, self.table_key))
 
     @property
     def title(self) -> str:
-        """The kind and the name."""
         return f"{type(self).__name__.lower()} '{self.name}'"
 
 
@@ -210,7 +207,6 @@ class Shard:
 
     @property
     def zoneinfo(self) -> ZoneInfo:
-        """The shard's own clock."""
         return ZoneInfo(self.zone)
 
 

@@ -33,10 +33,9 @@ from dwhctl.systems.postgres.client import reason
 from dwhctl.systems.postgres.console import PostgresCursor
 from dwhctl.systems.postgres.copy_client import CopyClient
 from dwhctl.systems.postgres.errors import connect_error
-from dwhctl.systems.postgres.publication import PostgresPublication
 from dwhctl.systems.postgres.source import PostgresSource
 from dwhctl.systems.postgres.system import PostgresConnection
-from dwhctl.systems.postgres.target import PostgresTarget
+from dwhctl.systems.postgres.target import PostgresPublication, PostgresTarget
 from tests.contract.way import a_slice
 from tests.postgres import PostgresServer, any_server
 

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from dwhctl.core.columns import OWN_COLUMNS, Column, Kind
-from dwhctl.core.errors import CountsDifferError, StagingError, TargetError, TargetRefusedError
+from dwhctl.core.errors import AttemptError, CountsDifferError, StagingError, TargetError, TargetRefusedError
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import literal, quote_name
+from dwhctl.systems.base.inspection import held_values_sql, read_held_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dwhctl.project.days import Slice
+    from dwhctl.systems.base.server import ServerClient
     from dwhctl.systems.base.target import StagedSlice, StagingGroup
 
+AnyClient = TypeVar("AnyClient", bound="ServerClient")
 #: The columns of a table, or why a load cannot use it.
 Described = Sequence[Column] | TargetRefusedError
 #: The column of a staging table with the token of the attempt that staged the row.
@@ -173,7 +176,6 @@ def staged_sql(staging: str, tokens: str) -> str:
 
 
 def delete_sql(table: str, where: str) -> str:
-    """Return the statement that deletes rows."""
     return f"DELETE FROM {table} WHERE {where}"
 
 
@@ -292,6 +294,43 @@ class Publication(ABC):
 
         A target whose server may still be at the commit then ends it before it counts or publishes again.
         """
+
+
+class ServerPublication(Publication, Generic[AnyClient]):
+    """One transaction in one session, on a (quoted) table that is sliced by the column `slice_by`.
+
+    `doubt` is called with the session's label when a COMMIT was sent and no answer came.
+    """
+
+    def __init__(
+        self, client: AnyClient, table: str, slice_by: Column | None, doubt: Callable[[str], None]
+    ) -> None:
+        self._client = client
+        self._table = table
+        self._slice_by = slice_by
+        self._doubt = doubt
+
+    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        held: dict[str, int] = {}
+        for where in slice_conditions(slices, self._slice_by):
+            rows = self._client.query(held_sql(self._table, where))
+            held.update((str(shard), int(count)) for shard, count in rows)
+        return held
+
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        sql = held_values_sql(self._table, of_shards(shards), list(map(quote_name, columns)))
+        return read_held_values(self._client.query(sql), columns)
+
+    def delete(self, slices: Sequence[Slice]) -> None:
+        for where in slice_conditions(slices, self._slice_by):
+            self._client.query(delete_sql(self._table, where))
+
+    def commit(self) -> None:
+        try:
+            self._client.query("COMMIT")
+        except AttemptError:
+            self._doubt(self._client.label)
+            raise
 
 
 def replace_in_transaction(

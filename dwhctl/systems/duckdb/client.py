@@ -107,7 +107,6 @@ _NOTES = {
 
 
 def source_types() -> list[SourceType]:
-    """Return the types for the type map."""
     known = [column("c", name) for name in ("DECIMAL(18,2)", "ENUM('a')", *KINDS)]
     found = [SourceType(one.declared, one, _NOTES.get(one.declared, str(one.kind))) for one in known if one]
     return found + [SourceType(name, None, "CAST({column} AS VARCHAR)") for name in _REFUSED]

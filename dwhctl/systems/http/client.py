@@ -40,10 +40,9 @@ from dwhctl.core.links import Links, cause_of, mask_logs
 from dwhctl.core.secrets import Secret, mask
 from dwhctl.core.waiting import within
 from dwhctl.core.words import one_line
-from dwhctl.systems.http.auth import Login
 from dwhctl.systems.http.budget import Budget
 from dwhctl.systems.http.keys import is_clear, parse_rate, parse_size
-from dwhctl.systems.http.request import Call, joined, origin, plain
+from dwhctl.systems.http.request import Call, Login, joined, origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,7 +77,7 @@ class Answer:
     is_whole: bool
 
     def text(self) -> str:
-        """Give the beginning of the body as text."""
+        """Return the beginning of the body as text."""
         self.body.seek(0)
         return self.body.read(_REFUSAL_OCTETS).decode("utf-8", "replace")
 
@@ -132,27 +131,25 @@ class Client:
             answer = self._logged_in(method, call, form, accept)
         if answer.status in _LOGIN or answer.status in _TRANSIENT or answer.status >= 500:
             with answer.body:
-                raise self._refusal(answer)
+                raise self.refusal(answer)
         self._answered = True
         return answer
 
     def _logged_in(self, method: str, call: Call, form: bool, accept: str) -> Answer:
-        headers = {"Accept": accept, **self._own_headers(), **self._login.headers()}
+        own = {
+            name: value.reveal() if isinstance(value, Secret) else value
+            for name, value in self._connection.headers.items()
+        }
+        headers = {"Accept": accept, **own, **self._login.headers()}
         present = {name for name, _ in parse_qsl(urlsplit(call.url).query)}
         params = {name: value for name, value in self._login.params().items() if name not in present}
         return self._send(method, replace(call, params={**call.params, **params}), headers, form=form)
-
-    def _own_headers(self) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        for name, value in self._connection.headers.items():
-            headers[name] = value.reveal() if isinstance(value, Secret) else value
-        return headers
 
     def _post_form(self, url: str, form: Mapping[str, str]) -> Any:
         answer = self._send("POST", Call(url, {}, form), {"Accept": "application/json"}, form=True)
         with answer.body:
             if answer.status not in (200, 201):
-                raise self._refusal(answer, "access_token_url: ")
+                raise self.refusal(answer, "access_token_url: ")
             try:
                 return json.loads(answer.text())
             except (ValueError, RecursionError):
@@ -242,9 +239,7 @@ class Client:
         with self._open_session().request(
             method,
             call.url,
-            params=plain(call.params),
-            json=None if form or call.body is None else call.body,
-            data=plain(call.body or {}) if form else None,
+            **call.sent(form=form),
             headers={**headers, "Accept-Encoding": "gzip"},
             timeout=(self._connection.connect_timeout.total_seconds(), self._seconds),
             allow_redirects=False,
@@ -321,7 +316,7 @@ class Client:
         return self._final
 
     def _translated(self, error: BaseException) -> AttemptError:
-        """Tell what a failure means; the words of requests hold the URL, and with it its parameters."""
+        """Return the error that a failure means; the words of requests hold the URL, and with it its parameters."""
         if self._give_up.is_set():
             return SourceError("interrupted")
         cause, name = cause_of(error), self._connection.name
@@ -341,7 +336,7 @@ class Client:
             )
         return SourceError(f"{self._where}: {cause}; the answer is not whole, and nothing of it is used")
 
-    def _refusal(self, answer: Answer, what: str = "") -> AttemptError:
+    def refusal(self, answer: Answer, what: str = "") -> AttemptError:
         """Return the error that an answer's status means."""
         # Below 400 an answer is no explanation: it holds rows, or a token.
         said = one_line(mask(answer.text()))[:_SHOWN] if answer.status >= 400 else ""
@@ -355,10 +350,6 @@ class Client:
         if answer.status in _TRANSIENT or answer.status >= 500:
             return SourceError(words)
         return QueryError(words)
-
-    def refused(self, answer: Answer) -> AttemptError:
-        """Return the error for an answer that is no page."""
-        return self._refusal(answer)
 
     def interrupt(self) -> None:
         """From another thread: end the request that runs, and every wait."""

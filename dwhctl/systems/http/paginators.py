@@ -35,7 +35,7 @@ class Page:
 
 
 def json_paths(paginator: AnyPaginator) -> list[str]:
-    """List the paths that the paginator reads in a body."""
+    """Return the paths that the paginator reads in a body."""
     names = ("next_url_path", "cursor_path", "total_path", "has_more_path")
     return [path for name in names if (path := getattr(paginator, name, None)) is not None]
 
@@ -54,7 +54,7 @@ class Pages:
         self._seen: set[bytes] = set()
 
     def first(self, call: Call) -> Call:
-        """Give the first request."""
+        """Return the first request."""
         paginator = self._paginator
         if isinstance(paginator, words.OffsetPaginator):
             limits = {paginator.offset_param: paginator.offset, paginator.limit_param: paginator.limit}
@@ -65,7 +65,7 @@ class Pages:
         return call
 
     def after(self, page: Page) -> Call | None:
-        """Give the next request, None after the last page. Raise QueryError or SourceError."""
+        """Return the next request, None after the last page. Raise QueryError or SourceError."""
         self._count += 1
         self._records += page.records
         following = self._after(page)
@@ -138,6 +138,25 @@ class Pages:
         return replace(page.call, body=_put(page.call.body or {}, paginator.cursor_body_path, cursor))
 
     def _after_offset(self, paginator: words.OffsetPaginator, page: Page) -> Call | None:
+        self._check_size(paginator, page)
+        total = self._total(page.rest, paginator.total_path)
+        following = int(page.call.params[paginator.offset_param]) + paginator.limit
+        more = _has_more(paginator, page)
+        ends = (
+            _is_last(paginator, page, more)
+            or (total is not None and following >= total)
+            or (paginator.maximum_offset is not None and following >= paginator.maximum_offset)
+            or more is False
+        )
+        if ends:
+            self._check_total(paginator, total)
+            return None
+        if total is not None:
+            self._left = f"the server counts {total:,} records, its pages have {self._records:,}"
+        return replace(page.call, params={**page.call.params, paginator.offset_param: following})
+
+    def _check_size(self, paginator: words.OffsetPaginator, page: Page) -> None:
+        """Raise QueryError for a page of more records than the limit, and after one of fewer."""
         if page.records > paginator.limit:
             raise QueryError(
                 f"a page has {page.records:,} records, more than limit = {paginator.limit:,}: the server does not go by"
@@ -150,19 +169,9 @@ class Pages:
             )
         if page.records < paginator.limit:
             self._short = page.records
-        total = self._total(page.rest, paginator.total_path)
-        following = int(page.call.params[paginator.offset_param]) + paginator.limit
-        more = _has_more(paginator, page)
-        ends = (
-            _is_last(paginator, page, more)
-            or (total is not None and following >= total)
-            or (paginator.maximum_offset is not None and following >= paginator.maximum_offset)
-            or more is False
-        )
-        if not ends:
-            if total is not None:
-                self._left = f"the server counts {total:,} records, its pages have {self._records:,}"
-            return replace(page.call, params={**page.call.params, paginator.offset_param: following})
+
+    def _check_total(self, paginator: words.OffsetPaginator, total: int | None) -> None:
+        """Raise SourceError at the end when the pages had another number of records than the server counts."""
         # More than the total: it counts something else, or stops at a limit, and the pages may go on.
         few = paginator.maximum_offset is None and self._records < (total or 0) - paginator.offset
         if total is not None and (few or self._records > max(total - paginator.offset, 0)):
@@ -170,7 +179,6 @@ class Pages:
                 f"the server counts {total:,} records, and its pages have {self._records:,}: the records changed"
                 " while they were read, or total_path counts something else"
             )
-        return None
 
     def _after_number(self, paginator: words.PageNumberPaginator, page: Page) -> Call | None:
         total = self._total(page.rest, paginator.total_path)
@@ -236,7 +244,7 @@ def linked(header: str, wanted: str) -> str | None:
 
 
 def _is_last(paginator: _Counting, page: Page, more: bool | None) -> bool:
-    """Tell whether an empty page is the last one. Raise SourceError when it says that there are more."""
+    """Return whether an empty page is the last one. Raise SourceError when it says that there are more."""
     if page.records or not paginator.stop_after_empty_page:
         return False
     if more:

@@ -1,19 +1,21 @@
-"""What a request is: its URL below the base URL, its parameters and body; and how `render` shows it."""
+"""What a request is: its URL below the base URL, its parameters and body, its login; and how `render` shows it."""
 
 from __future__ import annotations
 
+import base64
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 
-from dwhctl.core.errors import QueryError
-from dwhctl.core.secrets import MASKED
-from dwhctl.systems.http.keys import ApiKeyAuth, HttpBasicAuth
+from dwhctl.core.errors import LoginRefusedError, QueryError
+from dwhctl.core.secrets import MASKED, remember
+from dwhctl.systems.http.keys import ApiKeyAuth, BearerAuth, HttpBasicAuth, OAuth2Auth
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from dwhctl.systems.http.system import HttpConnection
 
@@ -26,9 +28,17 @@ class Call:
     params: Mapping[str, Any] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
 
+    def sent(self, *, form: bool) -> dict[str, Any]:
+        """Return parameters and body as arguments of requests; the body as JSON, or as a form."""
+        return {
+            "params": _plain(self.params),
+            "json": None if form else self.body,
+            "data": _plain(self.body or {}) if form else None,
+        }
+
 
 def joined(url: str, link: str) -> str:
-    """Give the URL that a link in an answer means. Raise QueryError for none."""
+    """Return the URL that a link in an answer means. Raise QueryError for none."""
     try:
         return urljoin(url, link)
     except ValueError:
@@ -36,7 +46,7 @@ def joined(url: str, link: str) -> str:
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
-    """Give the scheme, host and port of a URL. Raise QueryError for none."""
+    """Return the scheme, host and port of a URL. Raise QueryError for none."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
@@ -46,7 +56,7 @@ def origin(url: str) -> tuple[str, str, int | None]:
 
 
 def url_of(connection: HttpConnection, path: str) -> str:
-    """Give the URL of a path below the base URL. Raise QueryError for one that leads elsewhere."""
+    """Return the URL of a path below the base URL. Raise QueryError for one that leads elsewhere."""
     segments = {segment.lower().replace("%2e", ".") for segment in path.partition("?")[0].split("/")}
     if urlsplit(path).scheme or path.startswith("//") or {".", ".."} & segments:
         raise QueryError("endpoint.path leads out of base_url; write a path below it, without '.' and '..'")
@@ -55,14 +65,8 @@ def url_of(connection: HttpConnection, path: str) -> str:
 
 
 def shown(connection: HttpConnection, method: str, call: Call, *, form: bool) -> str:
-    """Show a request as it would be sent, with asterisks for what is secret."""
-    prepared = requests.Request(
-        method,
-        call.url,
-        params=plain(call.params),
-        json=None if form or call.body is None else call.body,
-        data=plain(call.body or {}) if form else None,
-    ).prepare()
+    """Return a request as it would be sent, with asterisks for what is secret."""
+    prepared = requests.Request(method, call.url, **call.sent(form=form)).prepare()
     url, auth = prepared.url or "", connection.auth
     headers = [f"{name}: {value}" for name, value in connection.headers.items()]
     if isinstance(auth, ApiKeyAuth) and auth.location in ("query", "param"):
@@ -77,8 +81,8 @@ def shown(connection: HttpConnection, method: str, call: Call, *, form: bool) ->
     return "\n".join([f"{method} {url}", *headers, *(["", body] if body else [])])
 
 
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Write parameters as HTTP has them."""
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters as HTTP has them."""
     return {
         name: [_one(each) for each in value] if isinstance(value, list) else _one(value)
         for name, value in values.items()
@@ -89,3 +93,91 @@ def _one(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     return value.isoformat() if hasattr(value, "isoformat") else value if value is None else str(value)
+
+
+#: A token is fetched again so long before it expires, and after so long when the server does not say.
+_EARLY_SECONDS = 30.0
+_UNSAID_SECONDS = 3600.0
+
+_Key = tuple[str, str, str, tuple[tuple[str, str], ...]]
+#: The tokens of this process, and when they expire, by what they were asked for with: each slice has its own source.
+_TOKENS: dict[_Key, tuple[str, float]] = {}
+
+
+class Login:
+    """The credentials of a connection as parts of a request."""
+
+    def __init__(self, connection: HttpConnection, post: Callable[[str, Mapping[str, str]], Any]) -> None:
+        self._name = connection.name
+        self._auth = connection.auth
+        self._post = post
+        self._token = ""
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that log in. Raise AttemptError when a token cannot be had."""
+        auth = self._auth
+        if isinstance(auth, BearerAuth):
+            return {"Authorization": f"Bearer {auth.token.reveal()}"}
+        if isinstance(auth, HttpBasicAuth):
+            pair = f"{auth.username}:{auth.password.reveal()}".encode()
+            return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
+        if isinstance(auth, OAuth2Auth):
+            return {"Authorization": f"Bearer {self._access_token(auth)}"}
+        if isinstance(auth, ApiKeyAuth) and auth.location == "header":
+            return {auth.name: auth.api_key.reveal()}
+        if isinstance(auth, ApiKeyAuth) and auth.location == "cookie":
+            return {"Cookie": f"{auth.name}={quote(auth.api_key.reveal(), safe='')}"}
+        return {}
+
+    def params(self) -> dict[str, str]:
+        """Return the parameters of the query that log in."""
+        auth = self._auth
+        if isinstance(auth, ApiKeyAuth) and auth.location in ("query", "param"):
+            return {auth.name: auth.api_key.reveal()}
+        return {}
+
+    def forget_token(self) -> bool:
+        """Let the next request fetch another token, unless another source has. Return whether there was one."""
+        refused, self._token = self._token, ""
+        if (
+            isinstance(self._auth, OAuth2Auth)
+            and _TOKENS.get(key := _key(self._auth), ("", 0.0))[0] == refused
+        ):
+            _TOKENS.pop(key, None)
+        return bool(refused)
+
+    def _access_token(self, auth: OAuth2Auth) -> str:
+        key = _key(auth)
+        self._token, expires = _TOKENS.get(key, ("", 0.0))
+        if not self._token or time.monotonic() >= expires:
+            form = {
+                "grant_type": "client_credentials",
+                "client_id": auth.client_id,
+                "client_secret": auth.client_secret.reveal(),
+                **auth.access_token_request_data,
+            }
+            answer = self._post(auth.access_token_url, form)
+            token = answer.get("access_token") if isinstance(answer, dict) else None
+            if not isinstance(token, str) or not token:
+                raise LoginRefusedError(
+                    f"connection {self._name}: the answer of access_token_url has no access_token", self._name
+                )
+            remember(token)
+            seconds = _lasts(answer.get("expires_in"))
+            _TOKENS[key] = token, time.monotonic() + max(seconds - _EARLY_SECONDS, seconds / 2)
+            self._token = token
+        return self._token
+
+
+def _lasts(said: object) -> float:
+    """Return the seconds of `expires_in`, which some servers write as a text."""
+    try:
+        seconds = float(said) if isinstance(said, int | float | str) else 0.0
+    except (ValueError, OverflowError):
+        return _UNSAID_SECONDS
+    return seconds if 0 < seconds < 10**9 else _UNSAID_SECONDS
+
+
+def _key(auth: OAuth2Auth) -> _Key:
+    data = tuple(sorted(auth.access_token_request_data.items()))
+    return auth.access_token_url, auth.client_id, auth.client_secret.reveal(), data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import closing
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -50,7 +51,6 @@ class HttpSource(Source):
         self._client = Client(connection, timeout, state_dir)
 
     def columns(self, query: Query) -> Sequence[Column]:
-        """Describe the columns that the load declares."""
         return declared_columns(_request(query).columns)
 
     def batches(self, query: Query, rows: int) -> Iterator[pa.RecordBatch]:
@@ -74,7 +74,8 @@ class HttpSource(Source):
             with answer.body:
                 records = self._records(endpoint, answer, request)
                 seen, count = hashlib.blake2b(digest_size=16), 0
-                for part in _grouped(_fields(records, request.columns), rows):
+                values = _fields(records, request.columns)
+                while part := list(islice(values, rows)):
                     batch = _batch(part, converters, schema, first_row + count)
                     count += batch.num_rows
                     seen.update(batch.serialize())
@@ -93,7 +94,7 @@ class HttpSource(Source):
                 call = pages.after(Page(call, count, rest, answer.headers))
 
     def _records(self, endpoint: Endpoint, answer: Answer, request: Request) -> Iterable[Any] | None:
-        """Give the records of an answer, None where there are none and no further page. Raise AttemptError."""
+        """Return the records of an answer, None where there are none and no further page. Raise AttemptError."""
         for action in endpoint.response_actions:
             if action.status_code in (None, answer.status) and (
                 action.content is None or action.content in answer.text()
@@ -103,7 +104,7 @@ class HttpSource(Source):
         if answer.status == _NO_CONTENT:
             return None
         if answer.status not in _PAGES:
-            raise self._client.refused(answer)
+            raise self._client.refusal(answer)
         if endpoint.format == "json":
             return JsonRecords(endpoint, answer.body, answer.size, json_paths(endpoint.paginator))
         if not answer.is_whole:
@@ -127,7 +128,6 @@ class HttpSource(Source):
         return self._ask(query, wanted, write(Dialect("duckdb"), "records AS slice", key, values))
 
     def count_nulls(self, query: Query, column: str) -> int:
-        """Count the records in which the column is NULL."""
         sql = f"SELECT count(*) FROM records WHERE {quote_name(column)} IS NULL"
         ((rows,),) = self._ask(query, {column.lower()}, sql)
         return int(rows)
@@ -161,21 +161,19 @@ class HttpSource(Source):
         answer = self._client.fetch("GET", Call(url_of(self._connection, self._connection.test_path)))
         with answer.body:
             if self._connection.test_path and answer.status not in (*_PAGES, _NO_CONTENT):
-                raise self._client.refused(answer)
+                raise self._client.refusal(answer)
         server = answer.headers.get("Server", "")[:60].strip()
         return f"HTTP {answer.status}{f', {server}' if server else ''}"
 
     def interrupt(self) -> None:
-        """End the request that runs."""
         self._client.interrupt()
 
     def close(self) -> None:
-        """Close all connections. Idempotent."""
         self._client.close()
 
 
 def shown_request(connection: HttpConnection, query: Query) -> str:
-    """Show the first request of a query."""
+    """Return the first request of a query, as it would be sent."""
     request = _request(query)
     endpoint = request.endpoint
     first = _first(connection, request, Pages(endpoint.paginator, connection.max_pages))
@@ -193,7 +191,7 @@ def _request(query: Query) -> Request:
 
 
 def _fields(records: Iterable[Any] | None, columns: Mapping[str, ResponseColumn]) -> Iterator[list[Any]]:
-    """Give the values of each record's declared columns, MISSING where it has none."""
+    """Yield the values of each record's declared columns, MISSING where it has none."""
     paths = [(column.path or name).split(".") if column.path else [name] for name, column in columns.items()]
     optional = [column.optional for column in columns.values()]
     for record in records or ():
@@ -220,17 +218,6 @@ def _field(record: Any, path: Sequence[str]) -> Any:
 
 
 _MISSING = "the field is missing; write optional = true for the column if records may lack it"
-
-
-def _grouped(items: Iterator[list[Any]], size: int) -> Iterator[list[list[Any]]]:
-    group: list[list[Any]] = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _batch(

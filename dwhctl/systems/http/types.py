@@ -58,7 +58,6 @@ _KINDS: dict[str, tuple[Kind, pa.DataType]] = {
 
 
 def declared_columns(columns: Mapping[str, ResponseColumn]) -> list[Column]:
-    """Describe the columns that a load declares."""
     return [_column(name, *parse_type(column.type)) for name, column in columns.items()]
 
 
@@ -76,7 +75,6 @@ def _column(name: str, declared: ColumnType, nullable: bool) -> Column:
 
 
 def source_types() -> list[SourceType]:
-    """Return the types for the type map."""
     examples = ["decimal(12,2)", "varchar(50)", *_KINDS]
     columns = [_column("c", *parse_type(example)) for example in examples]
     return [SourceType(column.declared, column, str(column.kind)) for column in columns]
@@ -105,7 +103,7 @@ class Converter:
         self._plain = _PLAIN.get(column.kind, frozenset()) if column.declared != "json" else frozenset()
 
     def __call__(self, values: Sequence[Any], first_row: int) -> pa.Array:
-        """Give the array. Raise ValueRefusedError with the row (from 1, over all pages) and the column."""
+        """Return the array. Raise ValueRefusedError with the row (from 1, over all pages) and the column."""
         try:
             if not self._plain.issuperset(map(type, values)):
                 values = [None if value is None else self._read(value) for value in values]
@@ -118,7 +116,6 @@ class Converter:
         return array
 
     def refusal(self, row: int, reason: str) -> ValueRefusedError:
-        """Return the error for a row."""
         return ValueRefusedError(f"row {row:,}, column {self.column.name} ({self.column.declared}): {reason}")
 
     @property
@@ -339,7 +336,7 @@ _READERS: dict[Kind, Callable[[Any], Any]] = {
 
 
 def json_text(value: Any) -> str:
-    """Write a value as JSON; a Decimal keeps the digits that it came with."""
+    """Return a value as JSON; a Decimal keeps the digits that it came with."""
     return "".join(_json_parts(value))
 
 

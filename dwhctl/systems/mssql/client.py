@@ -101,7 +101,6 @@ class Address:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Translate the driver's errors of a query."""
     try:
         yield
     except pymssql.Error as error:

@@ -394,6 +394,5 @@ class MssqlSource(SqlSource):
 
 
 def _dicts(cursor: pymssql.Cursor) -> list[dict[str, Any]]:
-    """Return the rows of a result by column name."""
     names = [str(column[0]) for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in (cursor.fetchall() if names else [])]

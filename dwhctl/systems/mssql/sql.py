@@ -20,7 +20,7 @@ from dwhctl.core.errors import QueryError
 from dwhctl.core.sql import comment_end, quote_name, replace_binds, shown_name, split_statements
 from dwhctl.core.sql import literal as literal_text
 from dwhctl.systems.base.fingerprint import Dialect, Measure
-from dwhctl.systems.base.system import SourceType
+from dwhctl.systems.base.system import SourceType, TypeRow
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -28,20 +28,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dwhctl.project.query import Query
-
-
-@dataclass(frozen=True, slots=True)
-class TypeRow:
-    """One of SQL Server's types.
-
-    `kind` is None for a type that is refused; `note` is what the values become, or what to write instead.
-    `arrow` is Arrow's name of the type, empty where it depends on precision and scale.
-    """
-
-    name: str
-    kind: Kind | None
-    note: str
-    arrow: str = ""
 
 
 _AS_TEXT = "CAST({column} AS nvarchar(max))"
@@ -184,7 +170,6 @@ _EXAMPLES = {
 
 
 def source_types() -> list[SourceType]:
-    """Return the types for the type map."""
     return [
         SourceType(declared, column(ResultColumn("c", declared)) if row.kind else None, row.note)
         for row in TYPES
@@ -193,12 +178,10 @@ def source_types() -> list[SourceType]:
 
 
 def quote(name: str) -> str:
-    """Quote one name for T-SQL."""
     return quote_name(name, "[]")
 
 
 def literal(text: str) -> str:
-    """Quote a text for T-SQL."""
     return "N" + literal_text(text)
 
 

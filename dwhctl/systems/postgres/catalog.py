@@ -205,6 +205,19 @@ def copy_sql(table: str, names: str) -> str:
     return f"COPY {table} ({names}) FROM STDIN (FORMAT binary)"
 
 
+def publication_lock(table: str) -> str:
+    """Return the statement that lets one publication at a time work on the (quoted) table; readers and writers go on.
+
+    A writer is a slice that another run writes directly: its rows are of another shard or day.
+    """
+    return f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE"
+
+
+def refresh_lock(table: str) -> str:
+    """Return the statement that lets one transaction at a time write to the (quoted) table; readers go on."""
+    return f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"
+
+
 #: A DELETE fires the triggers of partitions too. tgtype is that of a row's trigger before or in place of a DELETE:
 #: https://doxygen.postgresql.org/pg__trigger_8h_source.html
 _WRITE_WAYS = """

@@ -27,8 +27,6 @@ from dwhctl.systems.base import source
 from dwhctl.systems.postgres.client import reason
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from dwhctl.systems.postgres.system import PostgresConnection
 
 #: SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -78,7 +76,6 @@ class ServerError(psycopg2.DatabaseError):
 
     @property
     def pgcode(self) -> str | None:  # type: ignore[override]  # read-only in psycopg2
-        """The SQLSTATE."""
         return self._fields.get(b"C")
 
     @property
@@ -97,11 +94,6 @@ def sqlstate(error: BaseException) -> str:
     """Return PostgreSQL's code of an error, or of its cause; "" for none."""
     found = getattr(error, "pgcode", None) or getattr(error.__cause__, "pgcode", None)
     return str(found or "")
-
-
-def is_sqlstate(error: BaseException, sqlstates: Collection[str]) -> bool:
-    """Return whether PostgreSQL raised the error with one of these SQLSTATEs."""
-    return sqlstate(error) in sqlstates
 
 
 def translate_error(

@@ -131,7 +131,6 @@ class TableName:
 
     @property
     def sql(self) -> str:
-        """The quoted name."""
         return f"{quote_name(self.schema)}.{quote_name(self.table)}"
 
     @property
@@ -253,7 +252,6 @@ def is_sqlstate(error: BaseException, sqlstates: Collection[str]) -> bool:
 
 
 def translate_error(error: Any) -> AttemptError:
-    """Return the error that Vertica's answer to a statement means."""
     sqlstate = error.sqlstate or ""
     text = words(error)
     if sqlstate == LOCK_TIMEOUT:
@@ -294,7 +292,6 @@ def connect_error(
 
 
 def lost(error: BaseException, name: str, timeout: float) -> TargetError:
-    """Return the error of a lost connection."""
     first = error
     # In COPY the driver raises what it did after the loss; the loss is in its context.
     while isinstance(first.__context__, driver_errors.ConnectionError | OSError):
