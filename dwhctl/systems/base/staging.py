@@ -40,6 +40,8 @@ Described = Sequence[Column] | TargetRefusedError
 #: The column of a staging table with the token of the attempt that staged the row.
 TOKEN = OWN_COLUMNS[-1]
 _DIGEST_OCTETS = 8
+#: The most octets of a group's name in a label. Vertica cuts a label after 255 characters, and the token follows.
+_LABEL_OCTETS = 128
 
 
 def described_each(
@@ -67,11 +69,8 @@ def staging_prefix(run_id: str) -> str:
 
 def staging_name(group: StagingGroup, octets: int) -> str:
     """Return the name of a group's staging table: at most `octets` octets long, and the same for no other group."""
-    prefix, rest = staging_prefix(group.run_id), _plain(group.name)
-    if len(prefix) + len(rest) > octets:
-        digest = hashlib.blake2b(group.name.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
-        rest = rest[: max(0, octets - len(prefix) - len(digest) - 1)] + "_" + digest
-    return prefix + rest
+    prefix = staging_prefix(group.run_id)
+    return prefix + _shortened(group.name, octets - len(prefix))
 
 
 def run_label(run_id: str) -> str:
@@ -81,7 +80,15 @@ def run_label(run_id: str) -> str:
 
 def stage_label(group: StagingGroup) -> str:
     """Return the prefix of the labels of the sessions that stage in a group; a colon follows it."""
-    return f"{run_label(group.run_id)}:stage:{_plain(group.name)}"
+    return f"{run_label(group.run_id)}:stage:{_shortened(group.name, _LABEL_OCTETS)}"
+
+
+def _shortened(name: str, octets: int) -> str:
+    plain = _plain(name)
+    if len(plain) <= octets:
+        return plain
+    digest = hashlib.blake2b(name.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
+    return plain[: max(0, octets - len(digest) - 1)] + "_" + digest
 
 
 def _plain(text: str) -> str:

@@ -234,9 +234,9 @@ COPY_REJECTED = "22V04"
 LOCK_TIMEOUT = "55V03"
 
 #: Classes of SQLSTATEs that every later attempt meets too: not supported, wrong values, broken constraints, wrong
-#: names, no permission, syntax. Source: https://docs.vertica.com/24.2.x/en/error-codes/
+#: names, no permission, syntax, a limit of the program. Source: https://docs.vertica.com/24.2.x/en/error-codes/
 _PERMANENT_CLASSES = (
-    "0A", "0L", "0P", "21", "22", "23", "26", "28", "2B", "2F", "34", "3D", "3F", "42", "44",
+    "0A", "0L", "0P", "21", "22", "23", "26", "28", "2B", "2F", "34", "3D", "3F", "42", "44", "54",
 )  # fmt: skip
 _ABOUT = {**dict.fromkeys(MISSING, About.TABLE), "42501": About.PERMISSION}
 
