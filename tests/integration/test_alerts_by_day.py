@@ -151,6 +151,25 @@ def test_without_the_sessions_only_a_run_of_all_of_it_is_a_success(desk: Desk) -
         assert len(notifier.notify(desk.project, None, outcome)) == sent
 
 
+def test_a_load_without_days_counts_by_its_newest_date(desk: Desk) -> None:
+    whole = desk.project.loads["calls"].model_copy(update={"slice_by": None})
+    project = replace(desk.project, loads={**desk.project.loads, "calls": whole})
+    desk = replace(desk, project=project).with_alerts(an_alert("all", ("all_success",)))
+    assert run(desk, *orders("done", 0, 1)) == [], "calls was never loaded"
+    run(desk, *orders("done", 0, 1, day=NEXT, work="calls"))
+    assert run(desk, *orders("done", 0, 1)) == ["all 4 slices loaded"], (
+        "a backfill: calls was loaded for a later date"
+    )
+    run(desk, *orders("failed", 0, day=NEXT, work="calls"))
+    assert run(desk, *orders("done", 0, 1), *orders("done", 0, 1, day=NEXT)) == [], "calls fails since"
+    run(desk, *orders("done", 0, day=DAY, work="calls"))
+    assert run(desk, *orders("done", 0, 1), *orders("done", 0, 1, day=NEXT)) == [], (
+        "that was for an older date"
+    )
+    run(desk, *orders("done", 0, day=NEXT, work="calls"))
+    assert run(desk, *orders("done", 0, 1), *orders("done", 0, 1, day=NEXT)) == ["all 6 slices loaded"]
+
+
 # What still fails
 
 
