@@ -69,7 +69,9 @@ class ChannelScope:
 
         After a run of loads the loads count, after one of reports the reports. `part` is what the channel covers.
         """
-        if "all_success" not in self.alert.when or part.routine or part.stops or not part.completed:
+        # That an earlier run died is no failure of this one.
+        stopped = any(not stop.passing for stop in part.stops) or not part.completed
+        if "all_success" not in self.alert.when or part.routine or stopped:
             return None
         if any(item.status != "done" for item in part.items):
             return None
