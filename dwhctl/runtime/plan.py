@@ -100,7 +100,8 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
     slices, starts, before_start, after_end = [], set(), 0, 0
     for day in dict.fromkeys(request.days):
         for load, shards in tasks:
-            if load.slice_by is None and day != request.days[0]:
+            # Its rows are those of now: the newest day decides which shards are expected.
+            if load.slice_by is None and day != max(request.days):
                 continue
             for shard in shards:
                 if is_before_start(load, shard, day):

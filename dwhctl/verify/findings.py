@@ -14,10 +14,14 @@ from dwhctl.core.errors import AttemptError
 from dwhctl.core.secrets import mask
 from dwhctl.core.words import escaped
 from dwhctl.monitor.coverage import Gap, fold_shards
+from dwhctl.project.checks import task_name
 from dwhctl.project.fields import name_problem
 from dwhctl.project.loads import Load
 from dwhctl.project.model import Project
+from dwhctl.project.names import in_project
 from dwhctl.runtime.plan import PlannedSlice
+from dwhctl.sessions.store import SessionStore
+from dwhctl.sessions.task_states import read_newest
 from dwhctl.sessions.values import LastSession, State
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure
 from dwhctl.systems.base.inspection import Cut, Differing, Duplicates
@@ -250,6 +254,22 @@ def what_to_do(load: Load, name: str) -> str:
         f"no shard of {load.name} has this name. Was the shard renamed? Keep the name:"
         f' {{ name = "{name}", database = "NEW" }}; is it closed: {{ name = "{name}", until = "LAST DAY" }};'
         f" else, when its days are loaded under the new name: {delete}"
+    )
+
+
+def is_loaded(project: Project, store: SessionStore, load: Load) -> bool:
+    """Return whether the last session of a shard's newest day loaded rows."""
+    tasks = [task_name(load.name, shard.name) for shard in project.shards_of(load)]
+    return any(session.rows for session in read_newest(store, tasks).values())
+
+
+def rows_are_gone(project: Project, load: Load) -> str:
+    """Say what to do about a table without rows whose slices the sessions have as loaded."""
+    days = f"backfill {load.name} -s {load.start_date or 'D'} -e yesterday"
+    command = f"dwhctl {days if load.slice_by else f'load {load.name} --date today'}"
+    return (
+        "The sessions have its slices as loaded, so that --only-missing and gaps leave them out. Was the load's table"
+        f" changed? Load all its days: {in_project(command, project.place)}"
     )
 
 
