@@ -35,7 +35,7 @@ class Login:
         self._token = ""
 
     def headers(self) -> dict[str, str]:
-        """Give the headers that log in. Raise AttemptError when a token cannot be had."""
+        """Return the headers that log in. Raise AttemptError when a token cannot be had."""
         auth = self._auth
         if isinstance(auth, BearerAuth):
             return {"Authorization": f"Bearer {auth.token.reveal()}"}
@@ -51,14 +51,14 @@ class Login:
         return {}
 
     def params(self) -> dict[str, str]:
-        """Give the parameters of the query that log in."""
+        """Return the parameters of the query that log in."""
         auth = self._auth
         if isinstance(auth, ApiKeyAuth) and auth.location in ("query", "param"):
             return {auth.name: auth.api_key.reveal()}
         return {}
 
     def forget_token(self) -> bool:
-        """Fetch another token for the next request, unless another source has; tell whether there was one to forget."""
+        """Fetch another token for the next request, unless another source has. Return whether there was one."""
         refused, self._token = self._token, ""
         if (
             isinstance(self._auth, OAuth2Auth)

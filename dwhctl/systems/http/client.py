@@ -78,7 +78,7 @@ class Answer:
     is_whole: bool
 
     def text(self) -> str:
-        """Give the beginning of the body as text."""
+        """Return the beginning of the body as text."""
         self.body.seek(0)
         return self.body.read(_REFUSAL_OCTETS).decode("utf-8", "replace")
 
@@ -321,7 +321,7 @@ class Client:
         return self._final
 
     def _translated(self, error: BaseException) -> AttemptError:
-        """Tell what a failure means; the words of requests hold the URL, and with it its parameters."""
+        """Return what a failure means; the words of requests hold the URL, and with it its parameters."""
         if self._give_up.is_set():
             return SourceError("interrupted")
         cause, name = cause_of(error), self._connection.name

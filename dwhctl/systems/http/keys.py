@@ -141,6 +141,6 @@ Size = Annotated[str, AfterValidator(_size)]
 
 
 def is_clear(url: str) -> bool:
-    """Tell whether a URL leads to another machine without TLS."""
+    """Return whether a URL leads to another machine without TLS."""
     parts = urlsplit(url)
     return parts.scheme == "http" and not is_local(parts.hostname or "")

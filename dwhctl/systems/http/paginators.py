@@ -54,7 +54,7 @@ class Pages:
         self._seen: set[bytes] = set()
 
     def first(self, call: Call) -> Call:
-        """Give the first request."""
+        """Return the first request."""
         paginator = self._paginator
         if isinstance(paginator, words.OffsetPaginator):
             limits = {paginator.offset_param: paginator.offset, paginator.limit_param: paginator.limit}
@@ -65,7 +65,7 @@ class Pages:
         return call
 
     def after(self, page: Page) -> Call | None:
-        """Give the next request, None after the last page. Raise QueryError or SourceError."""
+        """Return the next request, None after the last page. Raise QueryError or SourceError."""
         self._count += 1
         self._records += page.records
         following = self._after(page)
@@ -236,7 +236,7 @@ def linked(header: str, wanted: str) -> str | None:
 
 
 def _is_last(paginator: _Counting, page: Page, more: bool | None) -> bool:
-    """Tell whether an empty page is the last one. Raise SourceError when it says that there are more."""
+    """Return whether an empty page is the last one. Raise SourceError when it says that there are more."""
     if page.records or not paginator.stop_after_empty_page:
         return False
     if more:

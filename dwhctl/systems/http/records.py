@@ -127,7 +127,7 @@ class JsonRecords:
                 )
 
     def _is_inside(self) -> bool:
-        """Tell whether something else is read out of the records, or by more than names."""
+        """Return whether something else is read out of the records, or by more than names."""
         assert self._steps is not None
         names = self._steps[: self._steps.index("*")] if "*" in self._steps else self._steps
         return any(
@@ -139,7 +139,7 @@ class JsonRecords:
         )
 
     def __iter__(self) -> Iterator[Any]:
-        """Give the records. Raise SourceError for what is no JSON, QueryError when there is nothing at the selector."""
+        """Yield the records. Raise SourceError for what is no JSON, QueryError for a selector that finds nothing."""
         try:
             yield from self._records()
         except UnicodeError:
@@ -173,7 +173,7 @@ class JsonRecords:
         yield from (each for each in found if each is not None)
 
     def _walk(self, reader: JsonReader, steps: Sequence[str | int], holder: Any) -> Iterator[Any]:
-        """Give what is at the steps; put everything else into `rest`."""
+        """Yield what is at the steps; put everything else into `rest`."""
         if not steps:
             yield from self._items(reader)
         elif steps[0] == "*":
@@ -208,7 +208,7 @@ class JsonRecords:
             reader.value()
 
     def _items(self, reader: JsonReader) -> Iterator[Any]:
-        """Give the items of an array, or the one record that is there."""
+        """Yield the items of an array, or the one record that is there."""
         self._found = True
         if reader.peek() == "[":
             for _ in _inside(reader, "[]"):
@@ -236,7 +236,7 @@ def _inside(reader: JsonReader, brackets: str) -> Iterator[None]:
 
 
 def find_all(document: Any, path: str) -> list[Any]:
-    """Give what is at a JSONPath in a document."""
+    """Return what is at a JSONPath in a document."""
     steps = path_steps(path)
     if steps is not None:
         found = [document]
@@ -249,7 +249,7 @@ def find_all(document: Any, path: str) -> list[Any]:
 
 
 def find_first(document: Any, path: str) -> Any:
-    """Give the first value at a JSONPath, MISSING when there is none."""
+    """Return the first value at a JSONPath, MISSING when there is none."""
     return next(iter(find_all(document, path)), MISSING)
 
 
@@ -264,7 +264,7 @@ def _step(value: Any, step: str | int) -> Sequence[Any]:
 def csv_records(
     endpoint: Endpoint, file: IO[bytes], names: Mapping[str, bool]
 ) -> Iterator[dict[str, str | None]]:
-    """Give the lines of CSV as records of texts: nothing between two delimiters is NULL, "" is an empty text.
+    """Yield the lines of CSV as records of texts: nothing between two delimiters is NULL, "" is an empty text.
 
     `names` says of each column whether the file may lack it: it is NULL then. Raise QueryError for a file without a
     column, or a line with more or fewer values than the header.

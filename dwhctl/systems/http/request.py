@@ -28,7 +28,7 @@ class Call:
 
 
 def joined(url: str, link: str) -> str:
-    """Give the URL that a link in an answer means. Raise QueryError for none."""
+    """Return the URL that a link in an answer means. Raise QueryError for none."""
     try:
         return urljoin(url, link)
     except ValueError:
@@ -36,7 +36,7 @@ def joined(url: str, link: str) -> str:
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
-    """Give the scheme, host and port of a URL. Raise QueryError for none."""
+    """Return the scheme, host and port of a URL. Raise QueryError for none."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
@@ -46,7 +46,7 @@ def origin(url: str) -> tuple[str, str, int | None]:
 
 
 def url_of(connection: HttpConnection, path: str) -> str:
-    """Give the URL of a path below the base URL. Raise QueryError for one that leads elsewhere."""
+    """Return the URL of a path below the base URL. Raise QueryError for one that leads elsewhere."""
     segments = {segment.lower().replace("%2e", ".") for segment in path.partition("?")[0].split("/")}
     if urlsplit(path).scheme or path.startswith("//") or {".", ".."} & segments:
         raise QueryError("endpoint.path leads out of base_url; write a path below it, without '.' and '..'")

@@ -93,7 +93,7 @@ class HttpSource(Source):
                 call = pages.after(Page(call, count, rest, answer.headers))
 
     def _records(self, endpoint: Endpoint, answer: Answer, request: Request) -> Iterable[Any] | None:
-        """Give the records of an answer, None where there are none and no further page. Raise AttemptError."""
+        """Yield the records of an answer, None where there are none and no further page. Raise AttemptError."""
         for action in endpoint.response_actions:
             if action.status_code in (None, answer.status) and (
                 action.content is None or action.content in answer.text()
@@ -193,7 +193,7 @@ def _request(query: Query) -> Request:
 
 
 def _fields(records: Iterable[Any] | None, columns: Mapping[str, ResponseColumn]) -> Iterator[list[Any]]:
-    """Give the values of each record's declared columns, MISSING where it has none."""
+    """Yield the values of each record's declared columns, MISSING where it has none."""
     paths = [(column.path or name).split(".") if column.path else [name] for name, column in columns.items()]
     optional = [column.optional for column in columns.values()]
     for record in records or ():

@@ -105,7 +105,7 @@ class Converter:
         self._plain = _PLAIN.get(column.kind, frozenset()) if column.declared != "json" else frozenset()
 
     def __call__(self, values: Sequence[Any], first_row: int) -> pa.Array:
-        """Give the array. Raise ValueRefusedError with the row (from 1, over all pages) and the column."""
+        """Return the array. Raise ValueRefusedError with the row (from 1, over all pages) and the column."""
         try:
             if not self._plain.issuperset(map(type, values)):
                 values = [None if value is None else self._read(value) for value in values]
