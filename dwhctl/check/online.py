@@ -164,7 +164,9 @@ class OnlineCheck:
                 raise
             if load.create is None:
                 self._to_make[load.name] = {}
-            yield CheckFinding(where, f"{error}; the first load makes the table", wrong=False)
+            yield CheckFinding(
+                where, f"{str(error).rstrip('.')}; the first load makes the table", wrong=False
+            )
             return
         self._columns[load.name] = check_columns(load, columns)
         yield from self._long_names(load, columns)
