@@ -168,7 +168,8 @@ class OnlineCheck:
             if load.create is None:
                 self._to_make[load.name] = {}
             gone = f". {rows_are_gone(self._project, load)}" if self._loaded.get(load.name) else ""
-            yield CheckFinding(where, f"{error}; the first load makes the table{gone}", wrong=False)
+            text = f"{str(error).rstrip('.')}; the first load makes the table{gone}"
+            yield CheckFinding(where, text, wrong=False)
             return
         self._columns[load.name] = check_columns(load, columns)
         yield from self._long_names(load, columns)

@@ -193,8 +193,8 @@ class PartWorkers:
             return inf
         if not any(self._breaker.works(job.connection) for job in jobs.next_of_routes()):
             return inf
-        patience = max(_ANSWER_SECONDS, _ANSWER_TIMES * self._slowest)
-        return runner.given + patience * 2.0 ** self._breaker.times_put_off(source)
+        timeout = max(_ANSWER_SECONDS, _ANSWER_TIMES * self._slowest)
+        return runner.given + timeout * 2.0 ** self._breaker.times_put_off(source)
 
     def expire(self, attempt: SliceAttempt, now: float) -> Failure:
         """Kill every worker of an attempt that is past its timeout, or put off. Return the reason.

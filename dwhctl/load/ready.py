@@ -164,9 +164,9 @@ class ReadyChecks:
     def _has_room(self, check: ReadyCheck, now: float) -> bool:
         """Return whether the source has worked, or had the time to refuse what it was asked last."""
         connection = self._project.connections[check.job.connection]
-        patience: timedelta = getattr(connection, "connect_timeout", timedelta(0))
+        timeout: timedelta = getattr(connection, "connect_timeout", timedelta(0))
         has_room = self._breaker.is_first_choice(check, now) or self._breaker.was_asked_before(
-            check, now - patience.total_seconds()
+            check, now - timeout.total_seconds()
         )
         self.blocked |= not has_room
         return has_room

@@ -53,7 +53,7 @@ _MOST_DIGITS = 38
 
 
 def parse_type(text: str) -> tuple[ColumnType, bool]:
-    """Read a declared type such as `decimal(12,2) not null`; tell whether it may be NULL. Raise ValueError."""
+    """Read a declared type such as `decimal(12,2) not null`; return also whether it may be NULL. Raise ValueError."""
     match = _TYPE.fullmatch(" ".join(text.lower().split()))
     word = TYPE_WORDS.get(match[1]) if match else None
     if match is None or word is None:

@@ -157,7 +157,7 @@ def differences(measure: Measure, source: Fingerprint, warehouse: Fingerprint) -
 
 
 def missing(table: str, rows: int, *, here: bool) -> SliceFinding:
-    """Say that a side has no row of the slice: the first side with `here`."""
+    """Return the finding that a side has no row of the slice: the first side with `here`."""
     counts = ("0", str(rows)) if here else (str(rows), "0")
     return SliceFinding(Check.MISSING, *counts, f"missing in {table}", rows=rows)
 
@@ -172,7 +172,7 @@ def column_differs(measure: Measure, name: str, differing: Differing) -> SliceFi
 
 
 def duplicate_finding(check: Check, measure: Measure, duplicates: Duplicates) -> SliceFinding:
-    """Say that the warehouse has keys twice, in the slice or outside of it."""
+    """Return the finding that the warehouse has duplicate keys, in the slice or outside of it."""
     example = f"such as {key_names(measure)} = {duplicates.example}"
     return SliceFinding(check, None, str(duplicates.keys), example)
 
@@ -204,7 +204,7 @@ class Explanation:
 
     @classmethod
     def failed(cls, error: AttemptError) -> Explanation:
-        """Say why there is none."""
+        """Return the explanation that none was found, with the error."""
         return cls(f"which rows differ was not found: {error}")
 
     def put_into(self, found: Sequence[SliceFinding]) -> list[SliceFinding]:
@@ -244,7 +244,7 @@ def unknown_rows(project: Project, load: Load, sources: Mapping[str, int]) -> li
 
 
 def what_to_do(load: Load, name: str) -> str:
-    """Say what is wrong with the rows of an unknown etl_source, and what to do about them."""
+    """Return what is wrong with the rows of an unknown etl_source, and what to do about them."""
     literal = name.replace("'", "''")
     where = f"= '{literal}'" if name else "IS NULL OR etl_source = ''"
     delete = f"DELETE FROM {load.table} WHERE etl_source {where}"

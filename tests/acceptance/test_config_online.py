@@ -108,6 +108,7 @@ def test_a_table_that_the_first_load_makes_is_no_fault(tmp_path: Path) -> None:
     assert len(warnings) == 1
     assert "the first load makes the table" in warnings[0]
     assert "sessions" not in warnings[0]
+    assert ".;" not in warnings[0]
 
 
 def test_a_table_without_the_rows_that_the_sessions_have(sandbox: Sandbox) -> None:

@@ -203,6 +203,14 @@ def test_an_error_comes_in_the_systems_words_without_secrets(sandbox: Sandbox, c
 # Read only
 
 
+@pytest.mark.parametrize(
+    ("sql", "word"), [("SELEC 1", "SELECT"), ("-- x\nwiht a AS (SELECT 1) FROM a", "WITH")]
+)
+def test_a_mistyped_word_is_no_statement_that_writes(sandbox: Sandbox, sql: str, word: str) -> None:
+    with pytest.raises(UsageError, match=rf"begins no statement; did you mean '{word}'\?$"):
+        ask(sandbox, "warehouse", sql)
+
+
 def test_a_duckdb_file_is_read_only(sandbox: Sandbox, tmp_path: Path) -> None:
     out = tmp_path / "out"
     secret = tmp_path / "secret.csv"

@@ -110,7 +110,7 @@ common_options = with_options(*_COMMON)
 
 
 def with_settings(function: Callable[..., Any]) -> Any:
-    """Give a command the common options; its first argument is their Settings."""
+    """Add the common options to a command; its first argument is their Settings."""
     return common_options(pass_settings(function))
 
 

@@ -56,7 +56,7 @@ _LOGIN_TRIGGERS = 170_000, "SELECT 1 FROM pg_event_trigger WHERE evtevent = 'log
 
 
 class _Watch:
-    """Calls `expire` once the block has been without a `touch` for so many seconds; None is for ever."""
+    """Calls `expire` once the block has been without a `touch` for so many seconds; with None never."""
 
     def __init__(self, seconds: float | None, expire: Callable[[], None]) -> None:
         self._seconds = math.inf if seconds is None else seconds
