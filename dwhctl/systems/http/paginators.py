@@ -155,7 +155,8 @@ class Pages:
         more = _has_more(paginator, page)
         ends = (
             _is_last(paginator, page, more)
-            or (total is not None and following >= total)
+            # Offsets that begin with 1 reach the last record one later.
+            or (total is not None and following >= total + (paginator.offset == 1))
             or (paginator.maximum_offset is not None and following >= paginator.maximum_offset)
             or more is False
         )
@@ -164,8 +165,10 @@ class Pages:
                 self._left = f"the server counts {total:,} records, its pages have {self._records:,}"
             return replace(page.call, params={**page.call.params, paginator.offset_param: following})
         # More than the total: it counts something else, or stops at a limit, and the pages may go on.
-        few = paginator.maximum_offset is None and self._records < (total or 0) - paginator.offset
-        if total is not None and (few or self._records > max(total - paginator.offset, 0)):
+        left = max((total or 0) - paginator.offset, 0)
+        few = paginator.maximum_offset is None and self._records < left
+        is_all = paginator.offset == 1 and self._records == total
+        if total is not None and not is_all and (few or self._records > left):
             raise SourceError(
                 f"the server counts {total:,} records, and its pages have {self._records:,}: the records changed"
                 " while they were read, or total_path counts something else"

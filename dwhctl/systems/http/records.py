@@ -94,7 +94,9 @@ class JsonReader:
                 value, end = _DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 if not self._more():
-                    raise ValueError("the JSON ends early or is damaged") from error
+                    is_markup = self._text[self._at : self._at + 1] == "<"
+                    what = "it is HTML or XML" if is_markup else "the JSON ends early or is damaged"
+                    raise ValueError(what) from error
                 continue
             # A number at the end of what was read may go on, also behind a point or "e+".
             if len(self._text) - end <= len("e+") and self._more():
@@ -166,7 +168,7 @@ class JsonRecords:
         self.rest = reader.value()
         reader.end()
         found = find_all(self.rest, self._selector)
-        if not found:
+        if not found and not has_list(self.rest, self._selector):
             raise self._nothing()
         if len(found) == 1 and isinstance(found[0], list):
             found = found[0]
@@ -251,6 +253,20 @@ def find_all(document: Any, path: str) -> list[Any]:
 def find_first(document: Any, path: str) -> Any:
     """Give the first value at a JSONPath, MISSING when there is none."""
     return next(iter(find_all(document, path)), MISSING)
+
+
+def has_list(document: Any, path: str) -> bool:
+    """Return whether there is a list where the last step of a JSONPath picks items: it may have none of them."""
+    steps = path_steps(path)
+    if steps is not None:
+        lists = [document]
+        for step in steps[:-1]:
+            lists = [inner for each in lists for inner in _step(each, step)]
+        return steps[-1:] == ("*",) and any(isinstance(each, list) for each in lists)
+    from jsonpath_ng.ext.parser import parse
+
+    outer = getattr(parse(path), "left", None)
+    return outer is not None and any(isinstance(match.value, list) for match in outer.find(document))
 
 
 def _step(value: Any, step: str | int) -> Sequence[Any]:

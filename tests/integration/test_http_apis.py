@@ -1,0 +1,78 @@
+"""APIs as well-known applications have them, against a real server on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dwhctl.core.errors import AttemptError
+from dwhctl.systems.http import client
+from tests.servers.http import Api, Asked, Reply, page
+from tests.support.http import connection, query, rows_of
+
+ID = {"id": "bigint"}
+RECORDS = [{"id": number} for number in range(201)]
+IDS = [(number,) for number in range(201)]
+Answering = Callable[[Asked], Reply]
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry at once, and begin without a token."""
+    monkeypatch.setattr(client, "_WAIT", lambda _state: 0.01)
+    monkeypatch.setattr("dwhctl.systems.http.auth._TOKENS", {})
+
+
+def answered(answer: Answering, columns: Any = ID, keys: Any = None, **endpoint: Any) -> Any:
+    """Read all rows of a server; give them and the requests."""
+    with Api(answer) as api:
+        rows = rows_of(connection(api.url, **(keys or {})), query(columns, **endpoint))
+        return rows, api.requests
+
+
+def refused(answer: Answering, columns: Any = ID, keys: Any = None, **endpoint: Any) -> AttemptError:
+    """Read a server that must fail; give the error."""
+    with pytest.raises(AttemptError) as caught:
+        answered(answer, columns, keys, **endpoint)
+    return caught.value
+
+
+def test_a_cursor_that_is_the_last_records_id_and_a_day_without_records() -> None:
+    # Stripe. What is read out of the records has the body held in memory whole.
+    paginator = {"type": "cursor", "cursor_path": "$.data[-1].id", "cursor_param": "starting_after"}
+
+    def charges(asked: Asked) -> Reply:
+        at = int(asked.params.get("starting_after", -1)) + 1
+        return page({"data": RECORDS[at : at + 100]})
+
+    assert answered(charges, data_selector="$.data[*]", paginator=paginator)[0] == IDS
+    for selector in ("$.data[*]", "$.data[?(@.id > 5)]", "$..data[*]"):
+        assert answered(lambda _: page({"data": []}), data_selector=selector, paginator=paginator)[0] == []
+    error = refused(lambda _: page({"error": "no"}), data_selector="$.data[*]", paginator=paginator)
+    assert "nothing at data_selector" in str(error)
+
+
+def test_offsets_that_begin_with_one_reach_the_last_record() -> None:
+    # Yandex Metrica.
+    for total in (199, 200, 201):
+
+        def data(asked: Asked, total: int = total) -> Reply:
+            at = int(asked.params["offset"]) - 1
+            return page({"data": RECORDS[:total][at : at + 100], "total_rows": total})
+
+        paginator = {"type": "offset", "limit": 100, "offset": 1, "total_path": "$.total_rows"}
+        assert answered(data, data_selector="$.data[*]", paginator=paginator)[0] == IDS[:total]
+
+    def skips_one(asked: Asked) -> Reply:
+        at = int(asked.params["offset"])
+        return page({"data": RECORDS[at : at + 100], "total_rows": 201})
+
+    assert answered(skips_one, data_selector="$.data[*]", paginator=paginator)[0] == IDS[1:]
+
+
+def test_a_page_of_html_is_called_so() -> None:
+    error = refused(lambda _: Reply(200, b"<html>Sign in: secret</html>"), data_selector="$.data[*]")
+    assert "it is HTML or XML" in str(error)
+    assert "secret" not in str(error)
