@@ -281,14 +281,14 @@ Paginator = Annotated[AnyPaginator, Field(discriminator="type")]
 
 
 class ResponseAction(Table):
-    """What an answer means that is no page."""
+    """What an answer means that is no page, also a refusal."""
 
     status_code: int | None = Field(None, ge=100, le=599, examples=[404])
-    """The answer's status."""
+    """The answer's status. Needed for 401, 403, 408, 425, 429 and 5xx, which a `content` alone does not match."""
     content: Text | None = Field(None, examples=["no such account"])
-    """A text in its body."""
-    action: Literal["ignore"] = Field("ignore", examples=["ignore"])
-    """`ignore`: it is an empty last page."""
+    """A text in the first 64 KiB of its body."""
+    action: Literal["ignore", "retry"] = Field("ignore", examples=["retry"])
+    """`ignore`: it is an empty last page. `retry`: the request is sent again later, as after 429."""
 
     @model_validator(mode="after")
     def _says_something(self) -> ResponseAction:
@@ -327,7 +327,7 @@ class Endpoint(Table):
     response_actions: Annotated[tuple[ResponseAction, ...], Listed] = Field(
         (), examples=[[{"status_code": 404, "action": "ignore"}]]
     )
-    """Answers that mean that there are no records."""
+    """Answers that mean that there are no records, or that the request must be sent again."""
 
     @model_validator(mode="after")
     def _fits(self) -> Endpoint:

@@ -15,7 +15,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dwhctl.core.errors import About, AttemptError, ConfigError, DwhctlError, InternalError, SchemaDriftError, is_error
+from dwhctl.core.errors import (
+    About,
+    AttemptError,
+    ConfigError,
+    DwhctlError,
+    InternalError,
+    SchemaDriftError,
+    is_error,
+)
 from dwhctl.core.secrets import mask
 from dwhctl.core.words import printable
 

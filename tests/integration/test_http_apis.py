@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dwhctl.core.errors import AttemptError
+from dwhctl.core.errors import AttemptError, LoginRefusedError, SourceBusyError
 from dwhctl.systems.http import client
 from tests.servers.http import Api, Asked, Reply, page
 from tests.support.http import connection, query, rows_of
@@ -37,6 +37,17 @@ def refused(answer: Answering, columns: Any = ID, keys: Any = None, **endpoint: 
     with pytest.raises(AttemptError) as caught:
         answered(answer, columns, keys, **endpoint)
     return caught.value
+
+
+def in_turn(*replies: Reply) -> Answering:
+    """Answer each request with the next of the replies."""
+    left = iter(replies)
+    return lambda _asked: next(left)
+
+
+def always(reply: Reply) -> Answering:
+    """Answer each request with the same."""
+    return lambda _asked: reply
 
 
 def test_a_cursor_that_is_the_last_records_id_and_a_day_without_records() -> None:
@@ -76,3 +87,42 @@ def test_a_page_of_html_is_called_so() -> None:
     error = refused(lambda _: Reply(200, b"<html>Sign in: secret</html>"), data_selector="$.data[*]")
     assert "it is HTML or XML" in str(error)
     assert "secret" not in str(error)
+
+
+def test_answers_that_mean_to_try_again() -> None:
+    # A report in the making (Yandex Direct), the limits of GitHub (403) and of GraphQL (200 with an error).
+    busy: list[tuple[Reply, dict[str, Any]]] = [
+        (Reply(201), {"status_code": 201}),
+        (Reply(202, b"queued"), {"status_code": 202}),
+        (
+            Reply(403, b'{"message": "API rate limit exceeded"}'),
+            {"status_code": 403, "content": "rate limit"},
+        ),
+        (page({"data": None, "errors": [{"code": "THROTTLED"}]}), {"content": "THROTTLED"}),
+    ]
+    for reply, action in busy:
+        actions = [{**action, "action": "retry"}]
+        answer = in_turn(reply, reply, page({"data": RECORDS}))
+        rows, requests = answered(answer, data_selector="$.data[*]", response_actions=actions)
+        assert (rows, len(requests)) == (IDS, 3)
+    error = refused(always(busy[2][0]), response_actions=[{**busy[2][1], "action": "retry"}])
+    assert isinstance(error, SourceBusyError)
+    assert "answered 403" in str(error)
+    assert "rate limit exceeded" in str(error)
+    error = refused(always(Reply(403, b"other")), response_actions=[{**busy[2][1], "action": "retry"}])
+    assert isinstance(error, LoginRefusedError)
+
+
+def test_retry_after_of_an_answer_that_means_to_try_again() -> None:
+    answer = in_turn(Reply(403, headers={"Retry-After": "1"}), page(RECORDS))
+    rows, requests = answered(answer, response_actions=[{"status_code": 403, "action": "retry"}])
+    assert rows == IDS
+    assert requests[1].at - requests[0].at >= 1
+
+
+def test_a_refusal_may_mean_that_there_are_no_records() -> None:
+    for status in (403, 500):
+        answer = always(Reply(status, b"the module is not switched on"))
+        assert answered(answer, response_actions=[{"status_code": status}])[0] == []
+        error = refused(answer, response_actions=[{"content": "not switched on"}])
+        assert str(status) in str(error)

@@ -11,7 +11,7 @@ import math
 import tempfile
 import threading
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -40,47 +40,28 @@ from dwhctl.core.links import Links, cause_of, mask_logs
 from dwhctl.core.secrets import Secret, mask
 from dwhctl.core.waiting import within
 from dwhctl.core.words import one_line
+from dwhctl.systems.http.answer import CHUNK, LOGIN, REFUSAL_OCTETS, TRANSIENT, Answer, unpacked
 from dwhctl.systems.http.auth import Login
 from dwhctl.systems.http.budget import Budget
 from dwhctl.systems.http.keys import is_clear, parse_rate, parse_size
 from dwhctl.systems.http.request import Call, joined, origin, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from dwhctl.project.endpoint import ResponseAction
     from dwhctl.systems.http.system import HttpConnection
 
-_CHUNK = 64 * 1024
 #: A body stays in memory up to this size.
 _IN_MEMORY = 8 * 2**20
 _MOST_REDIRECTS = 5
 _ATTEMPTS = 6
-#: How much of a refusal's body is read, and how much of it is shown.
-_REFUSAL_OCTETS = 64 * 1024
+#: How much of a refusal's body is shown.
 _SHOWN = 200
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_LOGIN = frozenset({401, 403})
-_TRANSIENT = frozenset({408, 425, 429})
 #: A server that refuses for a while, and does not say for how long, is asked again after some such time.
 _WAIT = wait_random_exponential(multiplier=0.5, max=20)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer. Close its body."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: IO[bytes]
-    size: int
-    #: Whether the server gave the length, so that an early end would have been seen.
-    is_whole: bool
-
-    def text(self) -> str:
-        """Give the beginning of the body as text."""
-        self.body.seek(0)
-        return self.body.read(_REFUSAL_OCTETS).decode("utf-8", "replace")
 
 
 class Client:
@@ -105,7 +86,13 @@ class Client:
         mask_logs()
 
     def fetch(
-        self, method: str, call: Call, *, form: bool = False, accept: str = "application/json"
+        self,
+        method: str,
+        call: Call,
+        *,
+        form: bool = False,
+        accept: str = "application/json",
+        actions: Sequence[ResponseAction] = (),
     ) -> Answer:
         """Send a request until it is answered by something that no retry changes. Raise AttemptError."""
         attempts = Retrying(
@@ -115,7 +102,7 @@ class Client:
             sleep=sleep_using_event(self._give_up),
             reraise=True,
         )
-        answer: Answer = attempts(self._fetch, method, call, form, accept)
+        answer: Answer = attempts(self._fetch, method, call, form, accept, actions)
         return answer
 
     def _is_worth_another(self, error: BaseException) -> bool:
@@ -124,15 +111,20 @@ class Client:
         # The first connection is the business of the circuit breaker.
         return error is not self._final and (self._answered or not isinstance(error, ConnectError))
 
-    def _fetch(self, method: str, call: Call, form: bool, accept: str) -> Answer:
+    def _fetch(
+        self, method: str, call: Call, form: bool, accept: str, actions: Sequence[ResponseAction]
+    ) -> Answer:
         answer = self._logged_in(method, call, form, accept)
+        meaning = answer.meaning(actions)
         # Some servers answer an expired token with 403; the next attempt has another.
-        if answer.status in _LOGIN and self._login.forget_token() and answer.status == 401:
+        refused = answer.status in LOGIN and meaning is None
+        if refused and self._login.forget_token() and answer.status == 401:
             answer.body.close()
             answer = self._logged_in(method, call, form, accept)
-        if answer.status in _LOGIN or answer.status in _TRANSIENT or answer.status >= 500:
+            meaning = answer.meaning(actions)
+        if meaning == "retry" or (answer.is_refusal and meaning is None):
             with answer.body:
-                raise self._refusal(answer)
+                raise self._put_off(answer) if meaning else self._refusal(answer)
         self._answered = True
         return answer
 
@@ -252,8 +244,9 @@ class Client:
         ) as response:
             end()
             known = {name.title(): value for name, value in response.headers.items()}
-            self._keep_hold(response.status_code, known)
-            most = self._most if response.status_code < 300 else _REFUSAL_OCTETS
+            if response.status_code in (429, 503):
+                self._keep_hold(known)
+            most = self._most if response.status_code < 300 else REFUSAL_OCTETS
             is_whole = bool(response.raw.chunked) or response.raw.length_remaining is not None
             size = self._read(response, body, most, cut=response.status_code >= 300)
             answer = Answer(response.status_code, response.headers, body, size, is_whole)
@@ -281,19 +274,25 @@ class Client:
 
     def _unpacked(self, response: requests.Response) -> Iterator[bytes]:
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        chunks = response.raw.stream(_CHUNK, decode_content=False)
+        chunks = response.raw.stream(CHUNK, decode_content=False)
         if encoding in ("gzip", "x-gzip"):
-            return _decompressed(chunks)
+            return unpacked(chunks)
         if encoding not in ("identity", ""):
             raise QueryError(
                 f"{self._where}: the answer is packed with {encoding[:20]!r}, which was not asked for"
             )
         return chunks
 
-    def _keep_hold(self, status: int, headers: Mapping[str, str]) -> None:
+    def _keep_hold(self, headers: Mapping[str, str]) -> None:
         """Let all processes leave the server alone for as long as it says."""
-        if status in (429, 503) and (seconds := retry_after(headers.get("Retry-After", ""))) is not None:
+        if (seconds := retry_after(headers.get("Retry-After", ""))) is not None:
             self._budget.hold(seconds)
+
+    def _put_off(self, answer: Answer) -> AttemptError:
+        """Return the error for an answer that the load says to ask for again."""
+        self._keep_hold(answer.headers)
+        words = self._refusal(answer).args[0].removesuffix("; correct auth")
+        return SourceBusyError(f"{words} (response_actions say to try again)")
 
     def _open_session(self) -> requests.Session:
         if self._session is None:
@@ -346,13 +345,11 @@ class Client:
         # Below 400 an answer is no explanation: it holds rows, or a token.
         said = one_line(mask(answer.text()))[:_SHOWN] if answer.status >= 400 else ""
         words = f"{self._where}: {what}the server answered {answer.status}{f': {said}' if said else ''}"
-        if answer.status in _LOGIN or (
-            what and 400 <= answer.status < 500 and answer.status not in _TRANSIENT
-        ):
+        if answer.status in LOGIN or (what and 400 <= answer.status < 500 and answer.status not in TRANSIENT):
             return LoginRefusedError(f"{words}; correct auth", self._connection.name)
         if answer.status == 429:
             return SourceBusyError(words)
-        if answer.status in _TRANSIENT or answer.status >= 500:
+        if answer.status in TRANSIENT or answer.status >= 500:
             return SourceError(words)
         return QueryError(words)
 
@@ -376,21 +373,3 @@ class Client:
 
 def _never_connected(error: BaseException) -> bool:
     return isinstance(getattr(error.args[0] if error.args else None, "reason", None), NewConnectionError)
-
-
-def _decompressed(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Unpack gzip in pieces of bounded size. Raise zlib.error when it ends early."""
-    unpack, is_empty = zlib.decompressobj(31), True
-    for chunk in chunks:
-        data, is_empty = chunk, False
-        while data or not unpack.eof:
-            if unpack.eof:
-                unpack = zlib.decompressobj(31)  # another member follows
-            piece = unpack.decompress(data, _CHUNK)
-            if piece:
-                yield piece
-            data = unpack.unused_data if unpack.eof else unpack.unconsumed_tail
-            if not piece and not data:
-                break
-    if not (unpack.eof or is_empty):
-        raise zlib.error("ends early")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dwhctl.project.endpoint import Endpoint, Request, ResponseColumn
     from dwhctl.project.query import Query
     from dwhctl.systems.base.fingerprint import Fingerprint, Measure, Write
-    from dwhctl.systems.http.client import Answer
+    from dwhctl.systems.http.answer import Answer
     from dwhctl.systems.http.system import HttpConnection
 
 _PAGES = frozenset({200, 201, 203})
@@ -70,6 +70,7 @@ class HttpSource(Source):
                 call,
                 form=endpoint.data is not None,
                 accept="text/csv" if endpoint.format == "csv" else "application/json",
+                actions=endpoint.response_actions,
             )
             with answer.body:
                 records = self._records(endpoint, answer, request)
@@ -94,13 +95,7 @@ class HttpSource(Source):
 
     def _records(self, endpoint: Endpoint, answer: Answer, request: Request) -> Iterable[Any] | None:
         """Give the records of an answer, None where there are none and no further page. Raise AttemptError."""
-        for action in endpoint.response_actions:
-            if action.status_code in (None, answer.status) and (
-                action.content is None or action.content in answer.text()
-            ):
-                return None
-        answer.body.seek(0)
-        if answer.status == _NO_CONTENT:
+        if answer.meaning(endpoint.response_actions) or answer.status == _NO_CONTENT:
             return None
         if answer.status not in _PAGES:
             raise self._client.refused(answer)
