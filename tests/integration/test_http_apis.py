@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from dwhctl.core.errors import AttemptError, LoginRefusedError, SourceBusyError
 from dwhctl.systems.http import client
@@ -126,3 +128,64 @@ def test_a_refusal_may_mean_that_there_are_no_records() -> None:
         assert answered(answer, response_actions=[{"status_code": status}])[0] == []
         error = refused(answer, response_actions=[{"content": "not switched on"}])
         assert str(status) in str(error)
+
+
+def test_a_cursor_that_is_a_list() -> None:
+    # Elasticsearch: what the last hit is sorted by, also with a fraction.
+    def hits(asked: Asked) -> Reply:
+        first, of = asked.json.get("search_after", [-1, None])
+        assert of is None or asked.body.endswith(b'"search_after": [%d, 1.50]}' % first)
+        found = [{"_source": each, "sort": [each["id"], 1.5]} for each in RECORDS[first + 1 :][:100]]
+        body = json.dumps({"hits": {"hits": found}}).replace("1.5]", "1.50]")
+        return Reply(200, body.encode())
+
+    paginator = {"type": "cursor", "cursor_path": "$.hits.hits[-1].sort", "cursor_body_path": "search_after"}
+    rows, _ = answered(
+        hits, {"id": {"type": "bigint", "path": "_source.id"}}, method="POST", json={"size": 100},
+        data_selector="$.hits.hits[*]", paginator=paginator,
+    )  # fmt: skip
+    assert rows == IDS
+    paginator = {"type": "cursor", "cursor_path": "$.sort"}
+    error = refused(
+        always(page({"data": RECORDS, "sort": [1]})), data_selector="$.data[*]", paginator=paginator
+    )
+    assert "use cursor_body_path for a list" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("paginator", "numbers"),
+    [
+        ({"type": "offset", "limit": 100, "offset_body_path": "paging.startAt", "limit_body_path": "paging.max"},
+         [(0, 100), (100, 100), (200, 100), (300, 100)]),
+        ({"type": "page_number", "base_page": 1, "page_body_path": "paging.startAt"},
+         [(1, None), (2, None), (3, None), (4, None)]),
+    ],
+)  # fmt: skip
+def test_numbers_of_pages_in_the_body(
+    paginator: dict[str, Any], numbers: list[tuple[int, int | None]]
+) -> None:
+    # Jira's search by POST.
+    def issues(asked: Asked) -> Reply:
+        assert not asked.params
+        number = asked.json["paging"]["startAt"]
+        at = number if paginator["type"] == "offset" else (number - 1) * 100
+        return page({"issues": RECORDS[at : at + 100]})
+
+    asks: dict[str, Any] = {"method": "POST", "json": {"jql": "x"}, "data_selector": "$.issues[*]"}
+    rows, requests = answered(issues, paginator=paginator, **asks)
+    assert rows == IDS
+    asked = [(each.json["paging"]["startAt"], each.json["paging"].get("max")) for each in requests]
+    assert asked == numbers
+    for wrong in ({"method": "GET"}, {"json": {"paging": "x"}}, {"json": None, "data": {"a": "x"}}):
+        with pytest.raises(ValidationError, match=r"no table|takes no|needs method"):
+            query(ID, paginator=paginator, **{**asks, **wrong})
+
+
+def test_values_in_lists() -> None:
+    # Google Analytics.
+    rows = [{"dimensionValues": [{"value": "a"}, {"value": "7"}], "metricValues": [{"value": "3"}]}, {}]
+    columns = {
+        "id": {"type": "bigint", "path": "dimensionValues.1.value", "optional": True},
+        "none": {"type": "text", "path": "dimensionValues.2.value", "optional": True},
+    }
+    assert answered(always(page(rows)), columns)[0] == [(7, None), (None, None)]

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dwhctl.project.endpoint import Endpoint, Request, ResponseColumn
+from dwhctl.project.endpoint import Endpoint, Request
 from dwhctl.project.query import Query
+from dwhctl.project.response_columns import ResponseColumn
 from dwhctl.systems.http.source import HttpSource
 from dwhctl.systems.http.system import HttpConnection
 

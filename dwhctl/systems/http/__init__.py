@@ -6,5 +6,6 @@ Read in this order:
 - `request`: what is sent. `client`: sends it, with retries, limits and redirects; `auth` logs in; `budget` holds the
   rate limit. `answer`: what comes back.
 - `paginators`: what the next request is, and when there is none.
-- `records`: the records of an answer, JSON or CSV. `types`: their values as Arrow columns, exactly or not at all.
+- `records`: the records of an answer, JSON or CSV. `types`: their values as Arrow columns, exactly or not at all;
+  `moments`: dates and times.
 """

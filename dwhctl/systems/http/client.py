@@ -44,7 +44,7 @@ from dwhctl.systems.http.answer import CHUNK, LOGIN, REFUSAL_OCTETS, TRANSIENT, 
 from dwhctl.systems.http.auth import Login
 from dwhctl.systems.http.budget import Budget
 from dwhctl.systems.http.keys import is_clear, parse_rate, parse_size
-from dwhctl.systems.http.request import Call, joined, origin, plain
+from dwhctl.systems.http.request import Call, joined, octets_of, origin, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -231,13 +231,13 @@ class Client:
         body: IO[bytes],
         end: Any,
     ) -> tuple[Answer, str | None]:
+        kind = {} if form or call.body is None else {"Content-Type": "application/json"}
         with self._open_session().request(
             method,
             call.url,
             params=plain(call.params),
-            json=None if form or call.body is None else call.body,
-            data=plain(call.body or {}) if form else None,
-            headers={**headers, "Accept-Encoding": "gzip"},
+            data=octets_of(call, form=form),
+            headers={**kind, **headers, "Accept-Encoding": "gzip"},
             timeout=(self._connection.connect_timeout.total_seconds(), self._seconds),
             allow_redirects=False,
             stream=True,

@@ -13,7 +13,7 @@ from dwhctl.core.errors import QueryError, SourceError
 from dwhctl.project import endpoint as words
 from dwhctl.systems.http.records import find_first
 from dwhctl.systems.http.request import Call, joined, origin
-from dwhctl.systems.http.types import MISSING
+from dwhctl.systems.http.types import MISSING, json_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +47,8 @@ class Pages:
         self._paginator = paginator
         self._most = most
         self._count = 0
+        #: The number or offset of the last page that was asked for.
+        self._number = 0
         self._records = 0
         self._short: int | None = None
         #: What the last page said that there is beyond it.
@@ -57,12 +59,19 @@ class Pages:
         """Give the first request."""
         paginator = self._paginator
         if isinstance(paginator, words.OffsetPaginator):
-            limits = {paginator.offset_param: paginator.offset, paginator.limit_param: paginator.limit}
-            return replace(call, params={**call.params, **limits})
+            call = _with(call, paginator.limit_param, paginator.limit_body_path, paginator.limit)
+            return self._numbered(call, paginator.offset)
         if isinstance(paginator, words.PageNumberPaginator):
-            number = paginator.base_page if paginator.page is None else paginator.page
-            return replace(call, params={**call.params, paginator.page_param: number})
+            return self._numbered(call, paginator.base_page if paginator.page is None else paginator.page)
         return call
+
+    def _numbered(self, call: Call, number: int) -> Call:
+        """Give the request of the page with this number or offset."""
+        paginator, self._number = self._paginator, number
+        if isinstance(paginator, words.OffsetPaginator):
+            return _with(call, paginator.offset_param, paginator.offset_body_path, number)
+        assert isinstance(paginator, words.PageNumberPaginator)
+        return _with(call, paginator.page_param, paginator.page_body_path, number)
 
     def after(self, page: Page) -> Call | None:
         """Give the next request, None after the last page. Raise QueryError or SourceError."""
@@ -114,14 +123,19 @@ class Pages:
     def _with_cursor(self, call: Call, param: str, cursor: Any) -> Call | None:
         if not self._goes_on(cursor):
             return None
-        return replace(call, params={**call.params, param: cursor})
+        return _with(call, param, None, cursor)
 
-    def _goes_on(self, cursor: Any) -> bool:
+    def _goes_on(self, cursor: Any, *, in_body: bool = False) -> bool:
         if cursor is MISSING or not cursor:
             return False
-        if isinstance(cursor, bool) or not isinstance(cursor, str | int | Decimal):
-            raise QueryError("the cursor of the next page is no text or number; correct cursor_path")
-        self._once(str(cursor), "the cursor of the next page")
+        # A body takes a list as well, such as the values that the last record is sorted by.
+        parts = cursor if isinstance(cursor, list) and in_body else [cursor]
+        if any(not isinstance(part, str | int | Decimal | None) or cursor is True for part in parts):
+            raise QueryError(
+                "the cursor of the next page is no text or number; correct cursor_path"
+                + (", or use cursor_body_path for a list" if isinstance(cursor, list) and not in_body else "")
+            )
+        self._once(json_text(cursor), "the cursor of the next page")
         return True
 
     def _after_cursor(self, paginator: words.CursorPaginator, page: Page) -> Call | None:
@@ -133,9 +147,9 @@ class Pages:
             raise SourceError("the answer says that there are more pages, and has no cursor for the next one")
         if paginator.cursor_body_path is None:
             return self._with_cursor(page.call, paginator.cursor_param or "cursor", cursor)
-        if not self._goes_on(cursor):
+        if not self._goes_on(cursor, in_body=True):
             return None
-        return replace(page.call, body=_put(page.call.body or {}, paginator.cursor_body_path, cursor))
+        return _with(page.call, "", paginator.cursor_body_path, cursor)
 
     def _after_offset(self, paginator: words.OffsetPaginator, page: Page) -> Call | None:
         if page.records > paginator.limit:
@@ -151,7 +165,7 @@ class Pages:
         if page.records < paginator.limit:
             self._short = page.records
         total = self._total(page.rest, paginator.total_path)
-        following = int(page.call.params[paginator.offset_param]) + paginator.limit
+        following = self._number + paginator.limit
         more = _has_more(paginator, page)
         ends = (
             _is_last(paginator, page, more)
@@ -163,7 +177,7 @@ class Pages:
         if not ends:
             if total is not None:
                 self._left = f"the server counts {total:,} records, its pages have {self._records:,}"
-            return replace(page.call, params={**page.call.params, paginator.offset_param: following})
+            return self._numbered(page.call, following)
         # More than the total: it counts something else, or stops at a limit, and the pages may go on.
         left = max((total or 0) - paginator.offset, 0)
         few = paginator.maximum_offset is None and self._records < left
@@ -178,7 +192,7 @@ class Pages:
     def _after_number(self, paginator: words.PageNumberPaginator, page: Page) -> Call | None:
         total = self._total(page.rest, paginator.total_path)
         more = _has_more(paginator, page)
-        following = int(page.call.params[paginator.page_param]) + 1
+        following = self._number + 1
         ends = _is_last(paginator, page, more) or more is False
         if total is not None:
             left = total + paginator.base_page - following
@@ -194,7 +208,7 @@ class Pages:
             ends = ends or left <= 0
         if ends or (paginator.maximum_page is not None and following >= paginator.maximum_page):
             return None
-        return replace(page.call, params={**page.call.params, paginator.page_param: following})
+        return self._numbered(page.call, following)
 
     @staticmethod
     def _total(rest: Any, path: str | None) -> int | None:
@@ -261,6 +275,13 @@ def _has_more(paginator: _Counting, page: Page) -> bool | None:
     if not page.records and paginator.stop_after_empty_page:
         return None  # an answer without records may say nothing else
     raise QueryError(f"the answer has neither true nor false at has_more_path {path}")
+
+
+def _with(call: Call, param: str, body_path: str | None, value: Any) -> Call:
+    """Give the request with another value of a parameter, or of a key of its body."""
+    if body_path is None:
+        return replace(call, params={**call.params, param: value})
+    return replace(call, body=_put(call.body or {}, body_path, value))
 
 
 def _put(body: Mapping[str, Any], path: str, value: Any) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ import requests
 from dwhctl.core.errors import QueryError
 from dwhctl.core.secrets import MASKED
 from dwhctl.systems.http.keys import ApiKeyAuth, HttpBasicAuth
+from dwhctl.systems.http.types import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,11 +58,7 @@ def url_of(connection: HttpConnection, path: str) -> str:
 def shown(connection: HttpConnection, method: str, call: Call, *, form: bool) -> str:
     """Show a request as it would be sent, with asterisks for what is secret."""
     prepared = requests.Request(
-        method,
-        call.url,
-        params=plain(call.params),
-        json=None if form or call.body is None else call.body,
-        data=plain(call.body or {}) if form else None,
+        method, call.url, params=plain(call.params), data=octets_of(call, form=form)
     ).prepare()
     url, auth = prepared.url or "", connection.auth
     headers = [f"{name}: {value}" for name, value in connection.headers.items()]
@@ -75,6 +72,13 @@ def shown(connection: HttpConnection, method: str, call: Call, *, form: bool) ->
         headers.append(f"Authorization: {'Basic' if isinstance(auth, HttpBasicAuth) else 'Bearer'} {MASKED}")
     body = prepared.body.decode() if isinstance(prepared.body, bytes) else prepared.body
     return "\n".join([f"{method} {url}", *headers, *(["", body] if body else [])])
+
+
+def octets_of(call: Call, *, form: bool) -> dict[str, Any] | bytes | None:
+    """Return the body as requests takes it: a form, or JSON with all digits of its numbers."""
+    if form:
+        return plain(call.body or {})
+    return None if call.body is None else json_text(call.body).encode()
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dwhctl.core.columns import Column
-    from dwhctl.project.endpoint import Endpoint, Request, ResponseColumn
+    from dwhctl.project.endpoint import Endpoint, Request
     from dwhctl.project.query import Query
+    from dwhctl.project.response_columns import ResponseColumn
     from dwhctl.systems.base.fingerprint import Fingerprint, Measure, Write
     from dwhctl.systems.http.answer import Answer
     from dwhctl.systems.http.system import HttpConnection
@@ -57,7 +58,7 @@ class HttpSource(Source):
         """Fetch page after page; a page is whole before a row of it is given."""
         request = _request(query)
         columns = declared_columns(request.columns)
-        converters = [Converter(column) for column in columns]
+        converters = list(map(Converter, columns, request.columns.values()))
         schema = pa.schema([pa.field(column.name, column.type) for column in columns])
         endpoint, before = request.endpoint, b""
         pages = Pages(endpoint.paginator, self._connection.max_pages)
@@ -208,9 +209,12 @@ def _field(record: Any, path: Sequence[str]) -> Any:
     for name in path:
         if value is TWICE or (value is None and record is not None):
             return value  # a field of null is NULL
-        if not isinstance(value, dict) or name not in value:
+        if isinstance(value, list) and name.isascii() and name.isdigit() and int(name) < len(value):
+            value = value[int(name)]
+        elif not isinstance(value, dict) or name not in value:
             return MISSING
-        value = value[name]
+        else:
+            value = value[name]
     return value
 
 
