@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from dwhctl.core.words import quoted
-from dwhctl.project.fields import Listed, Table, Text
+from dwhctl.project.fields import Listed, Table, TemplateHeaders, Text
 
 if TYPE_CHECKING:
     from dwhctl.project.response_columns import ResponseColumn
@@ -225,6 +225,8 @@ class Endpoint(Table):
     """The method."""
     params: dict[str, Any] = Field(default_factory=dict, examples=[{"from": "{{ data_interval_start }}"}])
     """Parameters of the query; a list gives a parameter several times."""
+    headers: TemplateHeaders = Field(default_factory=dict, examples=[{"X-Account": "{{ shard.database }}"}])
+    """Headers of the requests, beside those of the connection."""
     json_: dict[str, Any] | None = Field(None, alias="json", examples=[{"day": "{{ ds }}"}])
     """The body as JSON, with `POST`."""
     data: dict[str, Any] | None = Field(None, examples=[{"day": "{{ ds }}"}])
@@ -289,3 +291,4 @@ class Request:
     params: Mapping[str, Any]
     #: The body as JSON or as a form, as the endpoint has it.
     body: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)

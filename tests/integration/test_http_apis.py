@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from dwhctl.core.errors import AttemptError, LoginRefusedError, SourceBusyError
+from dwhctl.core.secrets import Secret
+from dwhctl.project.days import make_slice
+from dwhctl.project.read import read_project
+from dwhctl.project.templates import render_extract
 from dwhctl.systems.http import client
 from tests.servers.http import Api, Asked, Reply, page
 from tests.support.http import connection, query, rows_of
@@ -189,3 +196,89 @@ def test_values_in_lists() -> None:
         "none": {"type": "text", "path": "dimensionValues.2.value", "optional": True},
     }
     assert answered(always(page(rows)), columns)[0] == [(7, None), (None, None)]
+
+
+def test_oauth2_with_the_login_in_a_header_and_secret_fields() -> None:
+    # What Okta and Zoom ask for; the grant of a refresh token.
+    def answer(asked: Asked) -> Reply:
+        if asked.path == "/token":
+            pair = base64.b64decode(asked.headers["Authorization"].removeprefix("Basic ")).decode()
+            assert pair == "id%3A1:s%26cret%20value".replace("%20", "+")
+            assert asked.body == b"grant_type=refresh_token&refresh_token=long-lived-token"
+            return page({"access_token": "token-of-the-hour"})
+        return page(RECORDS) if asked.headers["Authorization"] == "Bearer token-of-the-hour" else Reply(401)
+
+    with Api(answer) as api:
+        auth = {
+            "type": "oauth2_client_credentials", "access_token_url": f"{api.url}token", "client_id": "id:1",
+            "client_secret": Secret("s&cret value"), "client_authentication": "header",
+            "access_token_request_data": {"grant_type": "refresh_token", "refresh_token": Secret("long-lived-token")},
+        }  # fmt: skip
+        assert rows_of(connection(api.url, auth=auth), query(ID)) == IDS
+        assert "long-lived-token" not in repr(connection(api.url, auth=auth))
+
+
+def test_a_key_as_the_user_without_a_password() -> None:
+    # Stripe.
+    login = base64.b64encode(b"sk_test_1:").decode()
+
+    def answer(asked: Asked) -> Reply:
+        return page(RECORDS if asked.headers["Authorization"] == f"Basic {login}" else {})
+
+    assert answered(answer, keys={"auth": {"type": "http_basic", "username": "sk_test_1"}})[0] == IDS
+
+
+PROJECT = """\
+[project]
+timezone = "Europe/Moscow"
+[sessions]
+connection = "sessions"
+[connections.sessions]
+type = "sqlite"
+path = "state/sessions.sqlite"
+[connections.dwh]
+type = "duckdb"
+path = "state/dwh.duckdb"
+[connections.crm]
+type = "http"
+base_url = "http://127.0.0.1:1/"
+[shards.accounts]
+crm = ["acme"]
+[variables]
+tokens = { acme = "Bearer abcdefgh" }
+"""
+LOAD = """\
+shards = "accounts"
+target = "dwh"
+table = "stage.calls"
+key = ["id"]
+columns = { id = "bigint" }
+[endpoint]
+headers = { Client-Login = "{{ shard.name }}", Authorization = "{{ var.json.tokens[shard.name] }}" }
+"""
+
+
+def test_headers_of_an_endpoint_are_templates(tmp_path: Path) -> None:
+    (tmp_path / "config/loads").mkdir(parents=True)
+    (tmp_path / "config/dwhctl.toml").write_text(PROJECT)
+    (tmp_path / "config/loads/calls.toml").write_text(LOAD)
+    project = read_project(tmp_path)
+    load = project.loads["calls"]
+    (shard,) = project.shards_of(load)
+    asked = render_extract(project, load, shard, make_slice(project, load, shard, date(2020, 7, 13)))
+    assert asked.request is not None
+    assert asked.request.headers == {"Client-Login": "acme", "Authorization": "Bearer abcdefgh"}
+    with pytest.raises(ValidationError, match="Authorization holds a secret"):
+        query(ID, headers={"Authorization": "Bearer abcdefgh"})
+
+
+def test_headers_of_an_endpoint_stay_with_their_server() -> None:
+    asked = query(
+        ID, headers={"Client-Login": "acme"}, data_selector="$.data[*]", paginator={"type": "json_link"}
+    )
+    with Api(always(page({"data": RECORDS}))) as other:
+        away = Reply(302, headers={"Location": other.url})
+        with Api(in_turn(page({"data": [], "next": "/calls?page=2"}), away)) as api:
+            assert rows_of(connection(api.url), asked) == IDS
+        assert [each.headers.get("Client-Login") for each in api.requests] == ["acme", "acme"]
+        assert "Client-Login" not in other.requests[0].headers

@@ -29,7 +29,7 @@ def query(columns: Mapping[str, Any], path: str = "calls", **endpoint: Any) -> Q
         for name, each in columns.items()
     }
     body = table.json_ if table.json_ is not None else table.data
-    return Query("", {}, request=Request(table, declared, path, table.params, body))
+    return Query("", {}, request=Request(table, declared, path, table.params, body, table.headers))
 
 
 def rows_of(

@@ -129,7 +129,7 @@ class Client:
         return answer
 
     def _logged_in(self, method: str, call: Call, form: bool, accept: str) -> Answer:
-        headers = {"Accept": accept, **self._own_headers(), **self._login.headers()}
+        headers = {"Accept": accept, **self._own_headers(), **call.headers, **self._login.headers()}
         present = {name for name, _ in parse_qsl(urlsplit(call.url).query)}
         params = {name: value for name, value in self._login.params().items() if name not in present}
         return self._send(method, replace(call, params={**call.params, **params}), headers, form=form)
@@ -140,8 +140,8 @@ class Client:
             headers[name] = value.reveal() if isinstance(value, Secret) else value
         return headers
 
-    def _post_form(self, url: str, form: Mapping[str, str]) -> Any:
-        answer = self._send("POST", Call(url, {}, form), {"Accept": "application/json"}, form=True)
+    def _post_form(self, url: str, form: Mapping[str, str], login: Mapping[str, str]) -> Any:
+        answer = self._send("POST", Call(url, {}, form), {"Accept": "application/json", **login}, form=True)
         with answer.body:
             if answer.status not in (200, 201):
                 raise self._refusal(answer, "access_token_url: ")
@@ -170,7 +170,7 @@ class Client:
             if there != here:
                 self._refuse_in_clear(here[1], url)
                 headers = {name: value for name, value in headers.items() if name == "Accept"}
-            call = Call(url, {}, call.body)
+            call = replace(call, url=url, params={})
         raise QueryError(f"{self._where}: more than {_MOST_REDIRECTS} redirects; correct base_url or path")
 
     def _refuse_in_clear(self, here: str, url: str) -> None:

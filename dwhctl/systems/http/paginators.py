@@ -118,7 +118,7 @@ class Pages:
                 " base_url must have the same scheme, host and port as the links"
             )
         self._once(url, "the link to the next page")
-        return Call(url, {}, call.body)
+        return replace(call, url=url, params={})
 
     def _with_cursor(self, call: Call, param: str, cursor: Any) -> Call | None:
         if not self._goes_on(cursor):

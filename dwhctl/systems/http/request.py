@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: its URL without parameters of ours, the parameters and the body."""
+    """One request: its URL without parameters of ours, the parameters, the body and the endpoint's headers."""
 
     url: str
     params: Mapping[str, Any] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def joined(url: str, link: str) -> str:
@@ -61,7 +62,7 @@ def shown(connection: HttpConnection, method: str, call: Call, *, form: bool) ->
         method, call.url, params=plain(call.params), data=octets_of(call, form=form)
     ).prepare()
     url, auth = prepared.url or "", connection.auth
-    headers = [f"{name}: {value}" for name, value in connection.headers.items()]
+    headers = [f"{name}: {value}" for name, value in {**connection.headers, **call.headers}.items()]
     if isinstance(auth, ApiKeyAuth) and auth.location in ("query", "param"):
         url = f"{url}{'&' if '?' in url else '?'}{auth.name}={MASKED}"
     elif isinstance(auth, ApiKeyAuth):

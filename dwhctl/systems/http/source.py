@@ -179,7 +179,7 @@ def shown_request(connection: HttpConnection, query: Query) -> str:
 
 
 def _first(connection: HttpConnection, request: Request, pages: Pages) -> Call:
-    return pages.first(Call(url_of(connection, request.path), request.params, request.body))
+    return pages.first(Call(url_of(connection, request.path), request.params, request.body, request.headers))
 
 
 def _request(query: Query) -> Request:
