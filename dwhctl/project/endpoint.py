@@ -235,6 +235,8 @@ class Endpoint(Table):
     """What the answer is."""
     data_selector: JsonPath = Field("$", examples=["$.items[*]"])
     """JSONPath of the records; of one array they are its items."""
+    may_lack_records: bool = Field(False, examples=[True])
+    """Whether an answer with nothing at `data_selector` has no records, where an API leaves an empty list out."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = Field(",", examples=[";"])
     """What is between the values of a CSV line."""
     encoding: Literal["utf-8", "cp1251", "latin-1", "utf-16"] = Field("utf-8", examples=["cp1251"])

@@ -226,6 +226,22 @@ def test_a_key_as_the_user_without_a_password() -> None:
         return page(RECORDS if asked.headers["Authorization"] == f"Basic {login}" else {})
 
     assert answered(answer, keys={"auth": {"type": "http_basic", "username": "sk_test_1"}})[0] == IDS
+    secret = {"type": "http_basic", "username": Secret("sk_test_1")}
+    assert answered(answer, keys={"auth": secret})[0] == IDS
+    error = refused(always(page({"error": "no such key: sk_test_1"}, 401)), keys={"auth": secret})
+    assert "sk_test_1" not in str(error)
+
+
+def test_an_empty_list_that_is_left_out() -> None:
+    # Google's APIs.
+    answer = always(page({"kind": "calendar#events"}))
+    paginator = {"type": "cursor", "cursor_path": "$.nextPageToken"}
+    for selector in ("$.items[*]", "$..items[*]"):
+        asked = {"data_selector": selector, "paginator": paginator}
+        assert "may_lack_records" in str(refused(answer, **asked))
+        assert answered(answer, may_lack_records=True, **asked)[0] == []
+    cut = refused(always(Reply(200, b"{")), data_selector="$.items[*]", may_lack_records=True)
+    assert "is no whole JSON" in str(cut)
 
 
 PROJECT = """\
@@ -282,3 +298,22 @@ def test_headers_of_an_endpoint_stay_with_their_server() -> None:
             assert rows_of(connection(api.url), asked) == IDS
         assert [each.headers.get("Client-Login") for each in api.requests] == ["acme", "acme"]
         assert "Client-Login" not in other.requests[0].headers
+
+
+def test_a_total_with_a_point_and_more_as_a_number() -> None:
+    def answer(asked: Asked) -> Reply:
+        at = int(asked.params["offset"])
+        more = int(at + 100 < len(RECORDS))
+        return page({"items": RECORDS[at : at + 100], "total": 201.0, "more": more})
+
+    for keys in ({"total_path": "$.total"}, {"has_more_path": "$.more"}):
+        paginator = {"type": "offset", "limit": 100, **keys}
+        rows, requests = answered(answer, data_selector="$.items[*]", paginator=paginator)
+        assert (rows, len(requests)) == (IDS, 3)
+    unclear = always(page({"items": RECORDS[:1], "more": 2}))
+    error = refused(
+        unclear,
+        data_selector="$.items[*]",
+        paginator={"type": "offset", "limit": 1, "has_more_path": "$.more"},
+    )
+    assert "neither true nor false" in str(error)

@@ -42,7 +42,8 @@ class Login:
         if isinstance(auth, BearerAuth):
             return {"Authorization": f"Bearer {auth.token.reveal()}"}
         if isinstance(auth, HttpBasicAuth):
-            return _basic(auth.username, auth.password.reveal() if auth.password else "")
+            user = auth.username.reveal() if isinstance(auth.username, Secret) else auth.username
+            return _basic(user, auth.password.reveal() if auth.password else "")
         if isinstance(auth, OAuth2Auth):
             return {"Authorization": f"Bearer {self._access_token(auth)}"}
         if isinstance(auth, ApiKeyAuth) and auth.location == "header":

@@ -89,13 +89,20 @@ class ApiKeyAuth(Table):
     """Where the key is sent; `param` is `query`."""
 
 
+def _user(value: Any) -> Any:
+    return value if isinstance(value, str) and value else Secret.of(value)
+
+
+User = Annotated[Any, AfterValidator(_user)]
+
+
 class HttpBasicAuth(Table):
     """User and password in the header Authorization."""
 
     type: Literal["http_basic"] = Field("http_basic", examples=["http_basic"])
     """The kind of auth."""
-    username: Text = Field(examples=["dwh"])
-    """The user."""
+    username: User = Field(examples=["dwh"])
+    """The user; it may be a secret, where it is a key of the API."""
     password: Secret | None = Field(None, examples=[{"env": "CRM_PASSWORD"}])
     """The password; left out, it is empty."""
 

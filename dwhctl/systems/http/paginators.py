@@ -217,6 +217,8 @@ class Pages:
         total = find_first(rest, path)
         if isinstance(total, str) and total.isascii() and total.isdigit():
             total = int(total[:18])
+        if isinstance(total, Decimal) and total == total.to_integral_value() and total < 10**18:
+            total = int(total)  # 153.0 is 153
         if isinstance(total, bool) or not isinstance(total, int) or total < 0:
             raise QueryError(f"the answer has no number at total_path {path}")
         return total
@@ -270,8 +272,8 @@ def _has_more(paginator: _Counting, page: Page) -> bool | None:
     more = find_first(page.rest, path)
     if isinstance(more, str):
         more = {"true": True, "false": False}.get(more.lower(), more)
-    if isinstance(more, bool):
-        return more
+    if isinstance(more, bool | int) and more in (0, 1):
+        return bool(more)
     if not page.records and paginator.stop_after_empty_page:
         return None  # an answer without records may say nothing else
     raise QueryError(f"the answer has neither true nor false at has_more_path {path}")

@@ -117,6 +117,7 @@ class JsonRecords:
         self.rest: Any = None
         self._file = file
         self._selector = endpoint.data_selector
+        self._may_lack = endpoint.may_lack_records
         steps = path_steps(self._selector)
         self._steps = None if steps is None or any(isinstance(step, int) for step in steps) else steps
         self._read_by = [path_steps(path) for path in paths]
@@ -160,7 +161,7 @@ class JsonRecords:
         self._found = False
         yield from self._walk(reader, self._steps, self)
         reader.end()
-        if not self._found:
+        if not (self._found or self._may_lack):
             raise self._nothing()
 
     def _of_whole(self) -> Iterator[Any]:
@@ -168,7 +169,7 @@ class JsonRecords:
         self.rest = reader.value()
         reader.end()
         found = find_all(self.rest, self._selector)
-        if not found and not has_list(self.rest, self._selector):
+        if not (found or self._may_lack or has_list(self.rest, self._selector)):
             raise self._nothing()
         if len(found) == 1 and isinstance(found[0], list):
             found = found[0]
@@ -221,7 +222,7 @@ class JsonRecords:
     def _nothing(self) -> QueryError:
         return QueryError(
             f"the answer has nothing at data_selector {self._selector}; correct the selector, or, if such an answer"
-            " means that there are no records, say so in response_actions"
+            " means that there are no records, say so in response_actions, or set may_lack_records = true"
         )
 
 
