@@ -40,11 +40,22 @@ from dwhctl.core.links import Links, cause_of, mask_logs
 from dwhctl.core.secrets import Secret, mask
 from dwhctl.core.waiting import within
 from dwhctl.core.words import one_line
-from dwhctl.systems.http.answer import CHUNK, LOGIN, REFUSAL_OCTETS, TRANSIENT, Answer, unpacked
 from dwhctl.systems.http.auth import Login
 from dwhctl.systems.http.budget import Budget
 from dwhctl.systems.http.keys import is_clear, parse_rate, parse_size
-from dwhctl.systems.http.request import Call, joined, octets_of, origin, plain
+from dwhctl.systems.http.request import (
+    CHUNK,
+    LOGIN,
+    REFUSAL_OCTETS,
+    TRANSIENT,
+    Answer,
+    Call,
+    joined,
+    octets_of,
+    origin,
+    plain,
+    unpacked,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dwhctl.project.query import Query
     from dwhctl.project.response_columns import ResponseColumn
     from dwhctl.systems.base.fingerprint import Fingerprint, Measure, Write
-    from dwhctl.systems.http.answer import Answer
+    from dwhctl.systems.http.request import Answer
     from dwhctl.systems.http.system import HttpConnection
 
 _PAGES = frozenset({200, 201, 203})
