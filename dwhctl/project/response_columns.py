@@ -68,12 +68,35 @@ def parse_type(text: str) -> tuple[ColumnType, bool]:
 
 #: Formats of moments that are numbers, and how many of their units a second has.
 EPOCHS = {"epoch": 1, "epoch_ms": 1000}
+_YEARS = ("%Y", "%y", "%G", "%c", "%x")
 _MOMENTS = frozenset({"date", "time", "timestamp", "timestamptz"})
 
 
 def _type(text: str) -> str:
     parse_type(text)
     return text
+
+
+def _check_format(form: str, word: str) -> None:
+    """Raise ValueError for a format that a column of this type cannot be read by, or not wholly."""
+    if word not in _MOMENTS:
+        raise ValueError(f"format: is for {', '.join(sorted(_MOMENTS))}; leave it out for {word}")
+    if form in EPOCHS:
+        if word != "timestamptz":
+            raise ValueError(f"format: {form} is a moment; declare the column timestamptz")
+        return
+    if "%" not in form:
+        raise ValueError('format: has no %; write one as "%d.%m.%Y %H:%M:%S", epoch or epoch_ms')
+    if "%Z" in form:
+        raise ValueError("format: strptime reads the zone of %Z and forgets it; ask for an offset, %z")
+    if word != "time" and not any(part in form for part in _YEARS):
+        raise ValueError(f"format: has no year; write {' or '.join(_YEARS[:2])}")
+    if ("%z" in form) != (word == "timestamptz"):
+        raise ValueError("format: timestamptz needs %z, an offset; a type without a zone has none")
+    try:
+        datetime.strptime(datetime.now(UTC).strftime(form), form)  # noqa: DTZ007 - only tried
+    except ValueError as error:
+        raise ValueError(f"format: strptime cannot read it: {error}") from None
 
 
 class ResponseColumn(Table):
@@ -101,26 +124,14 @@ class ResponseColumn(Table):
     @model_validator(mode="after")
     def _format_fits(self) -> ResponseColumn:
         word = parse_type(self.type)[0].word
-        if self.format in EPOCHS and word != "timestamptz":
-            raise ValueError(f"format: {self.format} is a moment; declare the column timestamptz")
-        if self.format is not None and word not in _MOMENTS:
-            raise ValueError(f"format: is for {', '.join(sorted(_MOMENTS))}; leave it out for {word}")
-        if self.format is not None and self.format not in EPOCHS:
-            if "%" not in self.format:
-                raise ValueError('format: has no %; write one as "%d.%m.%Y %H:%M:%S", epoch or epoch_ms')
-            if ("%z" in self.format) != (word == "timestamptz"):
-                raise ValueError("format: timestamptz needs %z, an offset; a type without a zone has none")
-            try:
-                datetime.strptime(datetime.now(UTC).strftime(self.format), self.format)  # noqa: DTZ007 - only tried
-            except ValueError as error:
-                raise ValueError(f"format: strptime cannot read it: {error}") from None
+        if self.format is not None:
+            _check_format(self.format, word)
         if self.decimal_point == "," and word not in ("decimal", "real", "double"):
             raise ValueError("decimal_point: is for decimal, real and double")
         if (self.true_values or self.false_values) and word != "boolean":
             raise ValueError("true_values, false_values: are for boolean")
-        if twice := (*self.true_values, *self.false_values, *self.null_values):
-            twice = tuple(value for value in set(twice) if twice.count(value) > 1)
-        if twice:
+        listed = (*self.true_values, *self.false_values, *self.null_values)
+        if twice := [value for value in listed if listed.count(value) > 1]:
             raise ValueError(f"true_values: {quoted(twice[0])} is listed twice; write what it means once")
         return self
 

@@ -197,6 +197,8 @@ def test_a_value_that_is_written_otherwise_is_refused(
         ({"type": "timestamptz", "format": "%Y-%m-%d"}, "needs %z"),
         ({"type": "timestamp", "format": "%Y-%m-%d %z"}, "has none"),
         ({"type": "date", "format": "%Y-%Q"}, "strptime cannot read it"),
+        ({"type": "timestamp", "format": "%d.%m.%Y %H:%M %Z"}, "forgets it"),
+        ({"type": "timestamp", "format": "%H:%M:%S"}, "has no year"),
         ({"type": "text", "decimal_point": ","}, "is for decimal"),
         ({"type": "text", "true_values": ["Y"]}, "are for boolean"),
         ({"type": "boolean", "true_values": ["Y"], "false_values": ["Y"]}, "'Y' is listed twice"),
