@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from dwhctl.core.columns import SERVICE_FIELDS
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import quoted
-from dwhctl.project.endpoint import Endpoint, ResponseColumns
+from dwhctl.project.endpoint import Endpoint
 from dwhctl.project.fields import (
     Day,
     Duration,
@@ -33,6 +33,7 @@ from dwhctl.project.fields import (
     Zone,
     given,
 )
+from dwhctl.project.response_columns import ResponseColumns
 
 
 def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,7 +14,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dwhctl.core.errors import About, AttemptError, DwhctlError, InternalError, SchemaDriftError, is_error
+from dwhctl.core.errors import (
+    About,
+    AttemptError,
+    ConfigError,
+    DwhctlError,
+    InternalError,
+    SchemaDriftError,
+    is_error,
+)
 from dwhctl.core.secrets import mask, stderr_format
 
 if TYPE_CHECKING:
@@ -147,7 +155,9 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Describe an error; what is not an AttemptError is a defect, and permanent."""
+        """Describe an error; what is neither an AttemptError nor a mistake in the configuration is a defect."""
+        if isinstance(error, ConfigError):  # such as a secret that is not there
+            return cls(ConfigError.__name__, mask(str(error)), permanent=True)
         if not isinstance(error, AttemptError):
             message = mask(f"{type(error).__name__}: {error}")
             return cls(InternalError.__name__, message, permanent=True, traceback=_traceback(error))

@@ -1,40 +1,41 @@
-"""What a request is: its URL below the base URL, its parameters and body, its login; and how `render` shows it."""
+"""What a request is: its URL below the base URL, its parameters and body; how `render` shows it; and its answer."""
 
 from __future__ import annotations
 
-import base64
-import time
+import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urljoin, urlsplit
+from typing import IO, TYPE_CHECKING, Any, Literal
+from urllib.parse import urljoin, urlsplit
 
 import requests
 
-from dwhctl.core.errors import LoginRefusedError, QueryError
-from dwhctl.core.secrets import MASKED, remember
-from dwhctl.systems.http.keys import ApiKeyAuth, BearerAuth, HttpBasicAuth, OAuth2Auth
+from dwhctl.core.errors import QueryError
+from dwhctl.core.secrets import MASKED
+from dwhctl.systems.http.keys import ApiKeyAuth, HttpBasicAuth
+from dwhctl.systems.http.types import json_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from dwhctl.project.endpoint import ResponseAction
     from dwhctl.systems.http.system import HttpConnection
+
+
+CHUNK = 64 * 1024
+#: How much of a refusal's body is read.
+REFUSAL_OCTETS = 64 * 1024
+LOGIN = frozenset({401, 403})
+TRANSIENT = frozenset({408, 425, 429})
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: its URL without parameters of ours, the parameters and the body."""
+    """One request: its URL without parameters of ours, the parameters, the body and the endpoint's headers."""
 
     url: str
     params: Mapping[str, Any] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
-
-    def sent(self, *, form: bool) -> dict[str, Any]:
-        """Return parameters and body as arguments of requests; the body as JSON, or as a form."""
-        return {
-            "params": _plain(self.params),
-            "json": None if form else self.body,
-            "data": _plain(self.body or {}) if form else None,
-        }
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def joined(url: str, link: str) -> str:
@@ -66,9 +67,11 @@ def url_of(connection: HttpConnection, path: str) -> str:
 
 def shown(connection: HttpConnection, method: str, call: Call, *, form: bool) -> str:
     """Return a request as it would be sent, with asterisks for what is secret."""
-    prepared = requests.Request(method, call.url, **call.sent(form=form)).prepare()
+    prepared = requests.Request(
+        method, call.url, params=plain(call.params), data=octets_of(call, form=form)
+    ).prepare()
     url, auth = prepared.url or "", connection.auth
-    headers = [f"{name}: {value}" for name, value in connection.headers.items()]
+    headers = [f"{name}: {value}" for name, value in {**connection.headers, **call.headers}.items()]
     if isinstance(auth, ApiKeyAuth) and auth.location in ("query", "param"):
         url = f"{url}{'&' if '?' in url else '?'}{auth.name}={MASKED}"
     elif isinstance(auth, ApiKeyAuth):
@@ -81,7 +84,14 @@ def shown(connection: HttpConnection, method: str, call: Call, *, form: bool) ->
     return "\n".join([f"{method} {url}", *headers, *(["", body] if body else [])])
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def octets_of(call: Call, *, form: bool) -> dict[str, Any] | bytes | None:
+    """Return the body as requests takes it: a form, or JSON with all digits of its numbers."""
+    if form:
+        return plain(call.body or {})
+    return None if call.body is None else json_text(call.body).encode()
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters as HTTP has them."""
     return {
         name: [_one(each) for each in value] if isinstance(value, list) else _one(value)
@@ -95,89 +105,53 @@ def _one(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else value if value is None else str(value)
 
 
-#: A token is fetched again so long before it expires, and after so long when the server does not say.
-_EARLY_SECONDS = 30.0
-_UNSAID_SECONDS = 3600.0
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer. Close its body."""
 
-_Key = tuple[str, str, str, tuple[tuple[str, str], ...]]
-#: The tokens of this process, and when they expire, by what they were asked for with: each slice has its own source.
-_TOKENS: dict[_Key, tuple[str, float]] = {}
+    status: int
+    headers: Mapping[str, str]
+    body: IO[bytes]
+    size: int
+    #: Whether the server gave the length, so that an early end would have been seen.
+    is_whole: bool
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the status refuses the login, or any request for a while."""
+        return self.status in LOGIN or self.status in TRANSIENT or self.status >= 500
 
-class Login:
-    """The credentials of a connection as parts of a request."""
+    def text(self) -> str:
+        """Return the beginning of the body as text."""
+        self.body.seek(0)
+        text = self.body.read(REFUSAL_OCTETS).decode("utf-8", "replace")
+        self.body.seek(0)
+        return text
 
-    def __init__(self, connection: HttpConnection, post: Callable[[str, Mapping[str, str]], Any]) -> None:
-        self._name = connection.name
-        self._auth = connection.auth
-        self._post = post
-        self._token = ""
-
-    def headers(self) -> dict[str, str]:
-        """Return the headers that log in. Raise AttemptError when a token cannot be had."""
-        auth = self._auth
-        if isinstance(auth, BearerAuth):
-            return {"Authorization": f"Bearer {auth.token.reveal()}"}
-        if isinstance(auth, HttpBasicAuth):
-            pair = f"{auth.username}:{auth.password.reveal()}".encode()
-            return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
-        if isinstance(auth, OAuth2Auth):
-            return {"Authorization": f"Bearer {self._access_token(auth)}"}
-        if isinstance(auth, ApiKeyAuth) and auth.location == "header":
-            return {auth.name: auth.api_key.reveal()}
-        if isinstance(auth, ApiKeyAuth) and auth.location == "cookie":
-            return {"Cookie": f"{auth.name}={quote(auth.api_key.reveal(), safe='')}"}
-        return {}
-
-    def params(self) -> dict[str, str]:
-        """Return the parameters of the query that log in."""
-        auth = self._auth
-        if isinstance(auth, ApiKeyAuth) and auth.location in ("query", "param"):
-            return {auth.name: auth.api_key.reveal()}
-        return {}
-
-    def forget_token(self) -> bool:
-        """Let the next request fetch another token, unless another source has. Return whether there was one."""
-        refused, self._token = self._token, ""
-        if (
-            isinstance(self._auth, OAuth2Auth)
-            and _TOKENS.get(key := _key(self._auth), ("", 0.0))[0] == refused
-        ):
-            _TOKENS.pop(key, None)
-        return bool(refused)
-
-    def _access_token(self, auth: OAuth2Auth) -> str:
-        key = _key(auth)
-        self._token, expires = _TOKENS.get(key, ("", 0.0))
-        if not self._token or time.monotonic() >= expires:
-            form = {
-                "grant_type": "client_credentials",
-                "client_id": auth.client_id,
-                "client_secret": auth.client_secret.reveal(),
-                **auth.access_token_request_data,
-            }
-            answer = self._post(auth.access_token_url, form)
-            token = answer.get("access_token") if isinstance(answer, dict) else None
-            if not isinstance(token, str) or not token:
-                raise LoginRefusedError(
-                    f"connection {self._name}: the answer of access_token_url has no access_token", self._name
-                )
-            remember(token)
-            seconds = _lasts(answer.get("expires_in"))
-            _TOKENS[key] = token, time.monotonic() + max(seconds - _EARLY_SECONDS, seconds / 2)
-            self._token = token
-        return self._token
+    def meaning(self, actions: Sequence[ResponseAction]) -> Literal["ignore", "retry"] | None:
+        """Return the first of the actions that the answer has. One without a status says nothing of a refusal."""
+        for action in actions:
+            is_meant = (
+                not self.is_refusal if action.status_code is None else action.status_code == self.status
+            )
+            if is_meant and (action.content is None or action.content in self.text()):
+                return action.action
+        return None
 
 
-def _lasts(said: object) -> float:
-    """Return the seconds of `expires_in`, which some servers write as a text."""
-    try:
-        seconds = float(said) if isinstance(said, int | float | str) else 0.0
-    except (ValueError, OverflowError):
-        return _UNSAID_SECONDS
-    return seconds if 0 < seconds < 10**9 else _UNSAID_SECONDS
-
-
-def _key(auth: OAuth2Auth) -> _Key:
-    data = tuple(sorted(auth.access_token_request_data.items()))
-    return auth.access_token_url, auth.client_id, auth.client_secret.reveal(), data
+def unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Unpack gzip in pieces of bounded size. Raise zlib.error when it ends early."""
+    unpack, is_empty = zlib.decompressobj(31), True
+    for chunk in chunks:
+        data, is_empty = chunk, False
+        while data or not unpack.eof:
+            if unpack.eof:
+                unpack = zlib.decompressobj(31)  # another member follows
+            piece = unpack.decompress(data, CHUNK)
+            if piece:
+                yield piece
+            data = unpack.unused_data if unpack.eof else unpack.unconsumed_tail
+            if not piece and not data:
+                break
+    if not (unpack.eof or is_empty):
+        raise zlib.error("ends early")

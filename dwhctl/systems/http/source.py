@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import closing
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -28,10 +27,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dwhctl.core.columns import Column
-    from dwhctl.project.endpoint import Endpoint, Request, ResponseColumn
+    from dwhctl.project.endpoint import Endpoint, Request
     from dwhctl.project.query import Query
+    from dwhctl.project.response_columns import ResponseColumn
     from dwhctl.systems.base.fingerprint import Fingerprint, Measure, Write
-    from dwhctl.systems.http.client import Answer
+    from dwhctl.systems.http.request import Answer
     from dwhctl.systems.http.system import HttpConnection
 
 _PAGES = frozenset({200, 201, 203})
@@ -51,13 +51,14 @@ class HttpSource(Source):
         self._client = Client(connection, timeout, state_dir)
 
     def columns(self, query: Query) -> Sequence[Column]:
+        """Describe the columns that the load declares."""
         return declared_columns(_request(query).columns)
 
     def batches(self, query: Query, rows: int) -> Iterator[pa.RecordBatch]:
         """Fetch page after page; a page is whole before a row of it is given."""
         request = _request(query)
         columns = declared_columns(request.columns)
-        converters = [Converter(column) for column in columns]
+        converters = list(map(Converter, columns, request.columns.values()))
         schema = pa.schema([pa.field(column.name, column.type) for column in columns])
         endpoint, before = request.endpoint, b""
         pages = Pages(endpoint.paginator, self._connection.max_pages)
@@ -70,12 +71,12 @@ class HttpSource(Source):
                 call,
                 form=endpoint.data is not None,
                 accept="text/csv" if endpoint.format == "csv" else "application/json",
+                actions=endpoint.response_actions,
             )
             with answer.body:
                 records = self._records(endpoint, answer, request)
                 seen, count = hashlib.blake2b(digest_size=16), 0
-                values = _fields(records, request.columns)
-                while part := list(islice(values, rows)):
+                for part in _grouped(_fields(records, request.columns), rows):
                     batch = _batch(part, converters, schema, first_row + count)
                     count += batch.num_rows
                     seen.update(batch.serialize())
@@ -95,16 +96,10 @@ class HttpSource(Source):
 
     def _records(self, endpoint: Endpoint, answer: Answer, request: Request) -> Iterable[Any] | None:
         """Return the records of an answer, None where there are none and no further page. Raise AttemptError."""
-        for action in endpoint.response_actions:
-            if action.status_code in (None, answer.status) and (
-                action.content is None or action.content in answer.text()
-            ):
-                return None
-        answer.body.seek(0)
-        if answer.status == _NO_CONTENT:
+        if answer.meaning(endpoint.response_actions) or answer.status == _NO_CONTENT:
             return None
         if answer.status not in _PAGES:
-            raise self._client.refusal(answer)
+            raise self._client.refused(answer)
         if endpoint.format == "json":
             return JsonRecords(endpoint, answer.body, answer.size, json_paths(endpoint.paginator))
         if not answer.is_whole:
@@ -128,6 +123,7 @@ class HttpSource(Source):
         return self._ask(query, wanted, write(Dialect("duckdb"), "records AS slice", key, values))
 
     def count_nulls(self, query: Query, column: str) -> int:
+        """Count the records in which the column is NULL."""
         sql = f"SELECT count(*) FROM records WHERE {quote_name(column)} IS NULL"
         ((rows,),) = self._ask(query, {column.lower()}, sql)
         return int(rows)
@@ -161,19 +157,21 @@ class HttpSource(Source):
         answer = self._client.fetch("GET", Call(url_of(self._connection, self._connection.test_path)))
         with answer.body:
             if self._connection.test_path and answer.status not in (*_PAGES, _NO_CONTENT):
-                raise self._client.refusal(answer)
+                raise self._client.refused(answer)
         server = answer.headers.get("Server", "")[:60].strip()
         return f"HTTP {answer.status}{f', {server}' if server else ''}"
 
     def interrupt(self) -> None:
+        """End the request that runs."""
         self._client.interrupt()
 
     def close(self) -> None:
+        """Close all connections. Idempotent."""
         self._client.close()
 
 
 def shown_request(connection: HttpConnection, query: Query) -> str:
-    """Return the first request of a query, as it would be sent."""
+    """Return the first request of a query."""
     request = _request(query)
     endpoint = request.endpoint
     first = _first(connection, request, Pages(endpoint.paginator, connection.max_pages))
@@ -181,7 +179,7 @@ def shown_request(connection: HttpConnection, query: Query) -> str:
 
 
 def _first(connection: HttpConnection, request: Request, pages: Pages) -> Call:
-    return pages.first(Call(url_of(connection, request.path), request.params, request.body))
+    return pages.first(Call(url_of(connection, request.path), request.params, request.body, request.headers))
 
 
 def _request(query: Query) -> Request:
@@ -191,7 +189,7 @@ def _request(query: Query) -> Request:
 
 
 def _fields(records: Iterable[Any] | None, columns: Mapping[str, ResponseColumn]) -> Iterator[list[Any]]:
-    """Yield the values of each record's declared columns, MISSING where it has none."""
+    """Return the values of each record's declared columns, MISSING where it has none."""
     paths = [(column.path or name).split(".") if column.path else [name] for name, column in columns.items()]
     optional = [column.optional for column in columns.values()]
     for record in records or ():
@@ -211,13 +209,27 @@ def _field(record: Any, path: Sequence[str]) -> Any:
     for name in path:
         if value is TWICE or (value is None and record is not None):
             return value  # a field of null is NULL
-        if not isinstance(value, dict) or name not in value:
+        if isinstance(value, list) and name.isascii() and name.isdigit() and int(name) < len(value):
+            value = value[int(name)]
+        elif not isinstance(value, dict) or name not in value:
             return MISSING
-        value = value[name]
+        else:
+            value = value[name]
     return value
 
 
 _MISSING = "the field is missing; write optional = true for the column if records may lack it"
+
+
+def _grouped(items: Iterator[list[Any]], size: int) -> Iterator[list[list[Any]]]:
+    group: list[list[Any]] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _batch(

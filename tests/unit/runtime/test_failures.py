@@ -14,7 +14,8 @@ import pytest
 from dwhctl.alerts.delivery import with_own_commands
 from dwhctl.alerts.digest import Digest, Reason
 from dwhctl.cli.main import dwhctl
-from dwhctl.core.errors import About
+from dwhctl.core.errors import About, ConfigError
+from dwhctl.core.secrets import Secret
 from dwhctl.project.model import Project
 from dwhctl.project.names import PROPOSED, in_project, is_proposed
 from dwhctl.project.read import read_project
@@ -258,3 +259,12 @@ def test_the_command_for_a_closed_shard_of_a_load_without_days_has_a_day_that_it
     failures = Failures(project)
     assert failures.command([task(SHARDS[0])]) == f"dwhctl load orders --date {DAY} --shard {SHARDS[0]}"
     assert failures.command([task(SHARDS[1])]) == f"dwhctl load orders --date today --shard {SHARDS[1]}"
+
+
+def test_a_secret_that_is_not_there_is_no_defect() -> None:
+    missing = Secret.of({"env": "DWHCTL_TEST_NOT_SET"})
+    with pytest.raises(ConfigError) as caught:
+        missing.reveal()
+    failure = Failure.of(caught.value)
+    assert (failure.error_class, failure.permanent, failure.traceback) == ("ConfigError", True, None)
+    assert "export DWHCTL_TEST_NOT_SET" in failure.message
