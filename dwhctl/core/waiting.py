@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from dwhctl.core.errors import ExitCode, Interrupted
@@ -19,6 +19,8 @@ from dwhctl.core.errors import ExitCode, Interrupted
 if TYPE_CHECKING:
     from datetime import timedelta
     from types import FrameType
+
+    from tenacity import RetryCallState
 
 
 Result = TypeVar("Result")
@@ -127,12 +129,25 @@ def poll(
 
     The wait is announced: `what` says for what.
     """
-    until = time.monotonic() + seconds
+    first = attempt()
+    if first:
+        return first  # as nearly always: hundreds of locks are taken at the start of a run
+    from tenacity import Retrying, retry_if_not_result, stop_after_delay, stop_never
+
+    results = chain((first,), iter(attempt, object()))
+
+    def seconds_to_sleep(state: RetryCallState) -> float:
+        left = seconds - (state.seconds_since_start or 0.0)
+        return max(0.0, min(pause() if callable(pause) else pause, left))
+
     with waited(seconds) as wait:
-        while not (result := attempt()) and (left := until - time.monotonic()) > 0.0:
-            wait.note(what)
-            time.sleep(min(pause() if callable(pause) else pause, left))
-    return result
+        return Retrying(
+            retry=retry_if_not_result(bool),
+            stop=stop_after_delay(seconds) if math.isfinite(seconds) else stop_never,
+            wait=seconds_to_sleep,
+            before_sleep=lambda _: wait.note(what),
+            retry_error_callback=lambda state: state.outcome.result(),  # type: ignore[union-attr]
+        )(lambda: next(results))
 
 
 _LONGEST_RETRY_SECONDS = 600.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import random
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,6 +29,8 @@ from dwhctl.runtime.new_tables import TableColumnsFinder, is_missing, make_table
 from dwhctl.systems.base.system import TargetOptions, system_of
 
 if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.plan import Plan, PlannedSlice
@@ -167,21 +168,41 @@ class _Preparation:
 
     def _retried(self, load: Load, work: Callable[[], Result]) -> Result:
         """Try as often as the load's slices are tried, with a notice for each failure that may pass."""
-        attempt, retries = 0, self._retries(load)
-        while True:
-            attempt += 1
-            try:
-                return work()
-            except errors.AttemptError as error:
-                is_of_shard = error is self._finder.failure
-                if error.permanent or attempt > retries or (is_of_shard and len(self.slices) > 1):
-                    raise
-                # Up to a second more: runs that want one file at once do not meet again.
-                seconds = retry_seconds(load.retry_delay, attempt) + random.random()  # noqa: S311 - no secret
-                what = "a shard" if is_of_shard else f"the warehouse {load.target}"
-                text = f"{what} is not ready for load {load.name}: attempt {attempt} of {retries + 1} failed: {error}"
-                self._notify(Notice(f"{text}; will retry in {seconds:.0f} s"))
-            time.sleep(seconds)
+        retries = self._retries(load)
+
+        def may_pass(error: BaseException) -> bool:
+            waits = error is not self._finder.failure or len(self.slices) == 1
+            return waits and isinstance(error, errors.AttemptError) and not error.permanent
+
+        def seconds(state: RetryCallState) -> float:
+            # Up to a second more: runs that want one file at once do not meet again.
+            return retry_seconds(load.retry_delay, state.attempt_number) + random.random()  # noqa: S311 - no secret
+
+        def notify(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            what = "a shard" if error is self._finder.failure else f"the warehouse {load.target}"
+            tried = f"attempt {state.attempt_number} of {retries + 1} failed: {error}"
+            text = f"{what} is not ready for load {load.name}: {tried}; will retry in {state.upcoming_sleep:.0f} s"
+            self._notify(Notice(text))
+
+        try:
+            return work()  # as nearly always: a run has hundreds of tables
+        except errors.AttemptError as error:
+            if not may_pass(error):
+                raise
+            failures = [error]
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt
+
+        def attempt() -> Result:
+            if failures:
+                raise failures.pop()
+            return work()
+
+        stop = stop_after_attempt(retries + 1)
+        attempts = Retrying(
+            retry=retry_if_exception(may_pass), stop=stop, wait=seconds, before_sleep=notify, reraise=True
+        )
+        return attempts(attempt)
 
     def _create(self, load: Load) -> bool:
         if load.create is not None:

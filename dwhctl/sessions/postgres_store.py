@@ -44,7 +44,6 @@ OTHER_UPGRADE_SECONDS = 600.0
 _KEY = 0x6477_6863_746C  # "dwhctl": the advisory lock of an upgrade
 # Two programs that locked the same rows in a different order: the server ends the transaction of one of them.
 _CONFLICTS = (pg_errors.DeadlockDetected, pg_errors.SerializationFailure)
-_MOST_CONFLICTS = 2
 _CANNOT_NOW = (pg_errors.LockNotAvailable, pg_errors.DeadlockDetected, pg_errors.QueryCanceled)
 _log = logging.getLogger(__name__)
 
@@ -261,15 +260,20 @@ class PostgresStore(SessionStore):
         [what], [(statement, values)] = whats, steps
         with self._operation(doing):
             faults.reach(f"sessions.{what}.begin")
-            rows = self._executed(statement, values)
+            try:
+                rows = self._execute(statement, values)
+            except _CONFLICTS:
+                rows = self._executed_again(statement, values)
             faults.reach(f"sessions.{what}.done")
         return rows
 
-    def _executed(self, statement: str, values: Mapping[str, object]) -> Rows:
-        for _ in range(_MOST_CONFLICTS):
-            with suppress(*_CONFLICTS):
-                return self._execute(statement, values)
-        return self._execute(statement, values)
+    def _executed_again(self, statement: str, values: Mapping[str, object]) -> Rows:
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt  # not at start-up
+
+        attempts = Retrying(
+            retry=retry_if_exception_type(_CONFLICTS), stop=stop_after_attempt(2), reraise=True
+        )
+        return attempts(self._execute, statement, values)
 
     @contextmanager
     def _operation(self, doing: str) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +91,7 @@ def test_the_tables_of_a_warehouse_are_described_at_once_and_one_costs_its_own_l
     loads = [a_load(name=name, table=f"stage.{name}", slice_by=None) for name in names]
     target = ManyTables()
     plan = Plan(tuple(planned("abakan", load=load) for load in loads))
-    monkeypatch.setattr("dwhctl.runtime.prepare.retry_seconds", None)  # nothing is tried again
+    monkeypatch.setitem(sys.modules, "tenacity", None)  # nothing is tried again
     found = describe_targets(
         a_project(tmp_path), plan, {"dwh": target}, Slots(tmp_path, {}), {}, lambda load: 1
     )
