@@ -58,7 +58,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin without a token: a server may have the port of an earlier one."""
-    monkeypatch.setattr("dwhctl.systems.http.request._TOKENS", {})
+    monkeypatch.setattr("dwhctl.systems.http.auth._TOKENS", {})
 
 
 def answered(
