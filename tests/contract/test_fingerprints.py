@@ -198,7 +198,9 @@ def test_a_decimal_without_digits_before_the_point_has_the_same_text(
     assert found == Fingerprint(5, ("-0.5",), ("0.1",), checksum([[text] for text in texts]))
 
 
-@pytest.mark.parametrize("kit", [each for each in ALL if each.name in NANOSECONDS], ids=lambda kit: type(kit).__name__)
+@pytest.mark.parametrize(
+    "kit", [each for each in ALL if each.name in NANOSECONDS], ids=lambda kit: type(kit).__name__
+)
 def test_nanoseconds_are_cut_also_before_1970(
     kit: SourceKit | TargetKit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

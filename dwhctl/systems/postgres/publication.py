@@ -93,14 +93,20 @@ class PostgresPublication(Publication):
         self._schema = schema
         self._doubt = doubt
         self._held: dict[str, int] = {}
+        self._slices: Sequence[Slice] = ()
+        self._rest = 0
         self._staged: dict[str, int] = {}
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        self._slices, self._held = slices, self._counted(slices)
+        self._rest = sum(self._held.values())
+        return self._held
+
+    def _counted(self, slices: Sequence[Slice]) -> dict[str, int]:
         held: dict[str, int] = {}
         for where in slice_conditions(slices, self._slice_by):
             rows = self._client.query(held_sql(self._table, where))
             held.update((str(shard), int(count)) for shard, count in rows)
-        self._held = held
         return held
 
     def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
@@ -131,8 +137,9 @@ class PostgresPublication(Publication):
         )
         held = sum(self._held.get(slice_.shard, 0) for slice_ in slices)
         # A trigger may delete them in its own way.
-        if deleted < held and any(self.held_rows(slices).values()):
+        if deleted < held and any(self._counted(slices).values()):
             raise catalog.kept_rows(self._table)
+        self._rest -= held
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
         # A group that was opened before the target got a new column still inserts rightly: by its own columns.
@@ -148,6 +155,9 @@ class PostgresPublication(Publication):
         staged = sum(self._staged.get(token, 0) for token in tokens)
         if inserted < staged:
             raise catalog.lost_rows(self._table, staged, inserted)
+        *_, may_move = catalog.write_ways(self._client, self._table)
+        if may_move and (found := sum(self._counted(self._slices).values()) - self._rest) != inserted:
+            raise catalog.moved_rows(self._table, inserted, found)
         return inserted
 
     def commit(self) -> None:
@@ -203,7 +213,7 @@ class PostgresRefresh(Refresh):
     def delete(self) -> None:
         table = quote_path(self._table)
         self._client.query(f"DELETE FROM {table}")
-        _, may_keep = catalog.write_ways(self._client, table)
+        _, may_keep, _ = catalog.write_ways(self._client, table)
         if may_keep and self._client.query(f"SELECT 1 FROM {table} LIMIT 1"):
             raise catalog.kept_rows(self._table)
 
