@@ -5,6 +5,7 @@ And know which columns each shard has delivered: those that it lacks later are n
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -138,6 +139,8 @@ class _Preparation:
 
     def run(self) -> None:
         """Fill `found`."""
+        # The columns need it; meanwhile this thread waits for the warehouses.
+        threading.Thread(target=importlib.import_module, args=("pyarrow",), daemon=True).start()
         for name, loads in self.loads.items():
             created = [load for load in loads if self._tried([load], partial(self._create, load))]
             if created and (described := self._tried(created, partial(self._describe, name, created))):

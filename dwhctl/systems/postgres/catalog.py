@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
+from dwhctl.core.columns import Kind
 from dwhctl.core.errors import About, CountsDifferError, TargetError, TargetRefusedError
 from dwhctl.core.sql import literal, quote_name, quote_path
 from dwhctl.systems.base.staging import described_each, run_label, staging_name, staging_prefix
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from dwhctl.systems.postgres.copy_client import CopyClient
 
 _DIGEST_OCTETS = 4
+#: pgpq encodes decimals of up to so many bits.
+_SENT_BITS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class Declared:
     def staged(self) -> str:
         """Its type in a staging table: what is sent has a binary form there."""
         column = self.column()
-        return "text" if column is not None and pa.types.is_decimal256(column.type) else self.base
+        is_wide = column is not None and column.kind is Kind.DECIMAL and column.type.bit_width > _SENT_BITS
+        return "text" if is_wide else self.base
 
 
 #: A domain's base type is found through as many domains as there are.
