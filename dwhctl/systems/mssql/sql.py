@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from dwhctl.project.query import Query
 
 
-_AS_TEXT = "CAST({column} AS nvarchar(max))"
+_AS_TEXT = "CAST({column} AS nvarchar(max)) AS {column}"
 _DECIMAL = "decimal of its own precision and scale"
-_GEOMETRY = "CAST({column}.STAsText() AS nvarchar(max))"
+_GEOMETRY = "CAST({column}.STAsText() AS nvarchar(max)) AS {column}"
 _TEXT = "text as it is, trailing blanks included"
 
 
@@ -66,8 +66,8 @@ TYPES: tuple[TypeRow, ...] = (
     TypeRow("rowversion", Kind.BINARY, "binary of 8 bytes", "binary"),
     TypeRow("timestamp", Kind.BINARY, "rowversion: binary of 8 bytes, no time", "binary"),
     *_rows("xml json vector", None, _AS_TEXT),
-    TypeRow("sql_variant", None, "CAST({column} AS nvarchar(4000)), or AS the type that it holds"),
-    TypeRow("hierarchyid", None, "CAST({column} AS nvarchar(4000))"),
+    TypeRow("sql_variant", None, "CAST({column} AS nvarchar(4000)) AS {column}, or as the type that it holds"),
+    TypeRow("hierarchyid", None, "CAST({column} AS nvarchar(4000)) AS {column}"),
     *_rows("geometry geography", None, _GEOMETRY),
     TypeRow("cursor", None, "a cursor is no column"),
     TypeRow("table", None, "a table is no column"),
@@ -113,7 +113,7 @@ def column(described: ResultColumn) -> Column:
     row = _BY_NAME.get(match["name"].lower()) if match else None
     if match is None or row is None or row.kind is None:
         # SQL Server returns no name for an assembly's type.
-        note = row.note if row else "CAST({column}.ToString() AS nvarchar(max))"
+        note = row.note if row else "CAST({column}.ToString() AS nvarchar(max)) AS {column}"
         remedy = note.format(column=shown_name(name, "[]"))
         raise QueryError(
             f"column {name}: SQL Server's type {declared} would not arrive as it is; CAST it in the extract: {remedy}"

@@ -228,19 +228,24 @@ WITH RECURSIVE parts AS (
 )
 SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT row_security_active(oid),
        relhasrules OR EXISTS (SELECT FROM pg_trigger JOIN parts ON tgrelid = part
-                               WHERE tgtype & 9 = 9 AND tgtype & 66 <> 0)
+                               WHERE tgtype & 9 = 9 AND tgtype & 66 <> 0),
+       relkind NOT IN ('r', 'p') OR relhasrules OR EXISTS (SELECT FROM pg_trigger JOIN parts ON tgrelid = part
+                               WHERE tgtype & 4 <> 0 AND NOT tgisinternal)
   FROM pg_class WHERE oid = to_regclass({table})
 """
 
 
-def write_ways(client: CopyClient, table: str, after: str = "") -> tuple[bool, bool]:
-    """Return whether COPY writes to the (quoted) table what INSERT would, and whether DELETE may leave rows there.
+def write_ways(client: CopyClient, table: str, after: str = "") -> tuple[bool, bool, bool]:
+    """Return whether COPY writes to the (quoted) table what INSERT would, whether DELETE may leave rows there, and
+    whether something may change rows on their way into it.
 
-    COPY does not write to views, and goes past rules and row-level security; a rule or trigger may undo a DELETE.
+    COPY does not write to views, and goes past rules and row-level security; a rule or trigger may undo a DELETE, or
+    move a row to another slice.
     `after` is sent before the query.
     """
     rows = client.query(after + _WRITE_WAYS.replace("{table}", literal(table)))
-    return (bool(rows[0][0]), bool(rows[0][1])) if rows else (False, False)
+    takes_copy, may_keep, may_move = rows[0] if rows else (False, False, False)
+    return bool(takes_copy), bool(may_keep), bool(may_move)
 
 
 def kept_rows(table: str) -> CountsDifferError:
@@ -255,6 +260,14 @@ def lost_rows(table: str, sent: int, taken: int) -> CountsDifferError:
     return CountsDifferError(
         f"{sent} rows were written to {table}, but it took {taken}: a trigger, rule or policy of the table leaves rows"
         " out or sends them elsewhere; drop it"
+    )
+
+
+def moved_rows(table: str, sent: int, found: int) -> CountsDifferError:
+    """Return the error for a table whose new rows are in other slices than they were written for."""
+    return CountsDifferError(
+        f"{sent} rows were written to {table}, but {found} are in their slices now: a trigger or rule of the table"
+        " changes etl_source or the column of slice_by; drop it"
     )
 
 

@@ -23,7 +23,7 @@ from dwhctl.systems.base.server import ServerStage
 from dwhctl.systems.base.staging import TOKEN, BatchStream, delete_sql, gone, slice_conditions
 from dwhctl.systems.base.target import DirectStage
 from dwhctl.systems.postgres import catalog
-from dwhctl.systems.postgres.errors import MISSING, MISSING_COLUMN, copy_place, sqlstate
+from dwhctl.systems.postgres.errors import MISSING, MISSING_COLUMN, copy_place, lacks_partition, sqlstate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -184,7 +184,11 @@ class PostgresStage(ServerStage["CopyClient"]):
                 f"the staging table {self._table} is older than a column of its target: {error}"
             )
         row, column = copy_place(error)
-        if row is not None and sqlstate(error).startswith(("22", "23")):
+        if (
+            row is not None
+            and sqlstate(error).startswith(("22", "23"))
+            and not lacks_partition(error.__cause__)
+        ):
             where = f"column {column}, row {row}" if column else f"row {row}"
             return ValueRefusedError(f"{where} of the slice: PostgreSQL refused it: {error}")
         return error
@@ -224,6 +228,8 @@ class DirectPostgresStage(PostgresStage, DirectStage):
         (self._of_slice,) = slice_conditions([slice], by)
         self._mark = None
         self._insert = ""
+        self._count = f"SELECT COUNT(*) FROM {quote_path(group.table)} WHERE {self._of_slice}"
+        self._may_move = False
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> int:
         size = super().write(batches)
@@ -231,21 +237,22 @@ class DirectPostgresStage(PostgresStage, DirectStage):
             rows = self._client.run(self._insert)
             if rows != self._rows:
                 raise catalog.lost_rows(self._group.table, self._rows, rows)
+        if self._may_move and (found := self._client.query(self._count)[0][0]) != self._rows:
+            raise catalog.moved_rows(self._group.table, self._rows, found)
         self.written = self._rows
         return size
 
     def _begin(self) -> None:
         target = quote_path(self._group.table)
         reach("direct.delete")
-        takes_copy, may_keep = catalog.write_ways(self._client, target, after="BEGIN; ")
-        count = f"SELECT COUNT(*) FROM {target} WHERE {self._of_slice}"
+        takes_copy, may_keep, self._may_move = catalog.write_ways(self._client, target, after="BEGIN; ")
         # A trigger or rule need not count what it deletes.
-        held = self._client.query(count)[0][0] if may_keep else None
+        held = self._client.query(self._count)[0][0] if may_keep else None
         deleted = self._client.run(delete_sql(target, self._of_slice))
         self.held = deleted if held is None else held
         self._table, self._where = target, self._of_slice
         as_text = any(pa.types.is_decimal256(column.type) for column in self._columns)
-        if may_keep and self._client.query(count)[0][0]:
+        if may_keep and self._client.query(self._count)[0][0]:
             raise catalog.kept_rows(self._group.table)
         if as_text or not takes_copy:
             self._copy_first(target)

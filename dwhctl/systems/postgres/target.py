@@ -276,10 +276,13 @@ class PostgresPublication(ServerPublication[CopyClient]):
         super().__init__(client, quote_path(table), slice_by, doubt)
         self._schema = schema
         self._held: Mapping[str, int] = {}
+        self._slices: Sequence[Slice] = ()
+        self._rest = 0
         self._staged: dict[str, int] = {}
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
-        self._held = super().held_rows(slices)
+        self._slices, self._held = slices, super().held_rows(slices)
+        self._rest = sum(self._held.values())
         return self._held
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
@@ -306,8 +309,9 @@ class PostgresPublication(ServerPublication[CopyClient]):
         )
         held = sum(self._held.get(slice_.shard, 0) for slice_ in slices)
         # A trigger may delete them in its own way.
-        if deleted < held and any(self.held_rows(slices).values()):
+        if deleted < held and any(super().held_rows(slices).values()):
             raise catalog.kept_rows(self._table)
+        self._rest -= held
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
         # A group that was opened before the target got a new column still inserts rightly: by its own columns.
@@ -323,6 +327,9 @@ class PostgresPublication(ServerPublication[CopyClient]):
         staged = sum(self._staged.get(token, 0) for token in tokens)
         if inserted < staged:
             raise catalog.lost_rows(self._table, staged, inserted)
+        *_, may_move = catalog.write_ways(self._client, self._table)
+        if may_move and (found := sum(super().held_rows(self._slices).values()) - self._rest) != inserted:
+            raise catalog.moved_rows(self._table, inserted, found)
         return inserted
 
     def _staging(self, group: StagingGroup) -> str:
@@ -354,7 +361,7 @@ class PostgresRefresh(ServerRefresh[CopyClient]):
 
     def delete(self) -> None:
         super().delete()
-        _, may_keep = catalog.write_ways(self._client, self._sql_name)
+        _, may_keep, _ = catalog.write_ways(self._client, self._sql_name)
         if may_keep and self._client.query(f"SELECT 1 FROM {self._sql_name} LIMIT 1"):
             raise catalog.kept_rows(self._table)
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 #: The most characters of varchar(n), and the octets of a table's name in that of its index.
 _MOST_CHARACTERS = 10_485_760
 _INDEX_OCTETS = 40
-_AS_TEXT = "CAST({column} AS text)"
+#: With a name: that of an expression is the engine's own choice.
+_AS_TEXT = "CAST({column} AS text) AS {column}"
 
 
 _TEXT = "text as it is"
@@ -63,11 +64,11 @@ TYPES: tuple[TypeRow, ...] = (
 _BY_NAME = {row.name: row for row in TYPES}
 #: What to write in place of a type that is refused.
 _REMEDIES = {
-    "numeric": "CAST({column} AS numeric(38,10)), or whatever digits it needs",
-    "money": "CAST({column} AS numeric(19,2))",
-    "interval": "EXTRACT(EPOCH FROM {column})::numeric(20,6)",
-    "oid": "CAST({column} AS bigint)",
-    "time with time zone": "CAST({column} AS time)",
+    "numeric": "CAST({column} AS numeric(38,10)) AS {column}, or whatever digits it needs",
+    "money": "CAST({column} AS numeric(19,2)) AS {column}",
+    "interval": "EXTRACT(EPOCH FROM {column})::numeric(20,6) AS {column}",
+    "oid": "CAST({column} AS bigint) AS {column}",
+    "time with time zone": "CAST({column} AS time) AS {column}",
 }
 _DECLARED = re.compile(r"([a-z][a-z ]*?)(?:\((\d+)(?:,(-?\d+))?\))?(?(2)( with(?:out)? time zone)?)")
 
