@@ -153,7 +153,7 @@ class RunNotifier:
     def _of_result(self, result: events.RunResult) -> Outcome:
         stops = self._deaths()
         if result.signal is not None:
-            # Whoever interrupts a run needs no alert of that, but of the dead runs that it found.
+            # The user who interrupts a run needs no alert of it, only of the dead runs that it found.
             self._is_interrupted = True
             return self._outcome_of(stops, completed=False)
         if result.stopped is not None:

@@ -33,7 +33,7 @@ from dwhctl.core.errors import Missed, is_error
 from dwhctl.project.loads import Load, Shard, is_expected
 from dwhctl.project.model import Alert, Occasion, Project
 from dwhctl.sessions.store import Execute
-from dwhctl.sessions.task_states import UnsuccessfulSlice, successful_slices, unsuccessful_slices
+from dwhctl.sessions.task_states import UnsuccessfulSlice, closed_slices, unsuccessful_slices
 
 #: What failed longer ago, and was not tried again, is not mentioned beside a recovery.
 _LOOK_BACK = timedelta(days=30)
@@ -69,7 +69,9 @@ class ChannelScope:
 
         After a run of loads the loads count, after one of reports the reports. `part` is what the channel covers.
         """
-        if "all_success" not in self.alert.when or part.routine or part.stops or not part.completed:
+        # That an earlier run died is no failure of this one.
+        stopped = any(not stop.passing for stop in part.stops) or not part.completed
+        if "all_success" not in self.alert.when or part.routine or stopped:
             return None
         if any(item.status != "done" for item in part.items):
             return None
@@ -110,8 +112,20 @@ class ChannelScope:
 
     def _done(self, work: str, first: date, last: date) -> Iterator[_Task]:
         assert self.execute is not None
-        for shard, day in successful_slices(self.execute, work, first, last):
-            yield self._task(work, shard, day)
+        if work in self.project.reports or not self._is_whole(work):
+            rows = closed_slices(self.execute, work, first, last)
+            yield from (self._task(work, row.shard, row.day) for row in rows if row.succeeded)
+            return
+        # A date is only a label here: a later success for it or a newer one clears a failure, as in `report failures`.
+        cleared: dict[str, date] = {}
+        failing: set[str] = set()
+        rows = closed_slices(self.execute, work, first, date.max)
+        for row in sorted(rows, key=lambda row: row.id, reverse=True):
+            if row.succeeded:
+                cleared[row.shard] = max(row.day, cleared.get(row.shard, row.day))
+            elif row.day <= last and cleared.get(row.shard, date.min) < row.day:
+                failing.add(row.shard)
+        yield from (self._task(work, shard, None) for shard in cleared.keys() - failing)
 
     def still_failing(self, now: datetime) -> tuple[StillFailing, ...]:
         """Return what the channel covers and whose last session failed, as `report failures` does."""

@@ -77,7 +77,7 @@ class Exchange(Links):
 def check_authorities(path: Path, place: str) -> None:
     """Raise ConfigError for a file that holds no certificate or cannot be read."""
     try:
-        read_bytes(path)  # ssl itself waits for ever at a FIFO
+        read_bytes(path)  # ssl itself waits without end at a FIFO
         ssl.create_default_context(cafile=path)
     except OSError as error:
         why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror

@@ -191,7 +191,7 @@ _MOST_NAMES = 5
 
 
 def in_clear(project: Project) -> Iterator[str]:
-    """Say what travels in clear beyond this machine."""
+    """Yield the connections whose password and rows travel in clear beyond this machine."""
     for words, word, names in _by_word(project):
         if word == words.off:
             yield f"{names}: {words.setting(word)}: password and rows travel in clear; {_remedy(words)}"
@@ -210,7 +210,7 @@ def in_clear(project: Project) -> Iterator[str]:
 
 
 def unchecked(project: Project) -> Iterator[str]:
-    """Say which servers get a password over TLS without a check of who they are."""
+    """Yield the connections that send a password over TLS without checking the server's certificate."""
     for words, word, names in _by_word(project):
         if word != BEYOND:
             continue

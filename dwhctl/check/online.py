@@ -45,7 +45,7 @@ from dwhctl.systems.base.ddl import new_table
 from dwhctl.systems.base.system import SourceOptions, system_of
 from dwhctl.systems.base.target import StagingGroup, Target
 from dwhctl.verify.checks import measure_of
-from dwhctl.verify.findings import unknown_rows, what_to_do
+from dwhctl.verify.findings import is_loaded, rows_are_gone, unknown_rows, what_to_do
 
 _TIMEOUT_SECONDS = 30.0
 _SHOWN_SHARDS = 5
@@ -89,11 +89,13 @@ class OnlineCheck:
         self._to_make: dict[str, dict[str, dict[str, list[str]]]] = {}
         self._targets: Mapping[str, Target] = {}
         self._delivered: DeliveredColumns | None = None
+        #: The loads whose newest sessions loaded rows.
+        self._loaded: dict[str, bool] = {}
 
     def findings(self) -> Iterator[CheckFinding]:
         """Check every load's target and shards, every report, and for databases that are in no shard group."""
         self._targets = targets_of(self._project, "dwhctl:check", timedelta(seconds=_TIMEOUT_SECONDS))
-        yield from self._read_delivered()
+        yield from self._read_sessions()
         yield from self._of_warehouses()
         of_connections = list(self._of_sources())
         yield from self._folded()
@@ -120,8 +122,8 @@ class OnlineCheck:
         # A connection failure ends the checks of its connection: fifty refusals lock an account.
         FanOut(self._slots, max(1, len(connections)), CircuitBreaker(failures_in_a_row=1)).run(checks)
 
-    def _read_delivered(self) -> Iterator[CheckFinding]:
-        """Read which columns the shards have delivered, if a run has recorded any."""
+    def _read_sessions(self) -> Iterator[CheckFinding]:
+        """Read which loads have loaded rows, and which columns the shards have delivered."""
         try:
             store = open_if_there(self._project.sessions, answer_timeout=REPORT_TIMEOUT)
             if store is not None:
@@ -129,6 +131,7 @@ class OnlineCheck:
                     self._delivered = DeliveredColumns(store)
                     for load in self._project.loads.values():
                         self._delivered.of(load, "")
+                        self._loaded[load.name] = is_loaded(self._project, store, load)
         except SessionsError as error:
             yield CheckFinding(self._project.sessions_connection, str(error))
 
@@ -164,7 +167,9 @@ class OnlineCheck:
                 raise
             if load.create is None:
                 self._to_make[load.name] = {}
-            yield CheckFinding(where, f"{error}; the first load makes the table", wrong=False)
+            gone = f". {rows_are_gone(self._project, load)}" if self._loaded.get(load.name) else ""
+            text = f"{str(error).rstrip('.')}; the first load makes the table{gone}"
+            yield CheckFinding(where, text, wrong=False)
             return
         self._columns[load.name] = check_columns(load, columns)
         yield from self._long_names(load, columns)
@@ -181,6 +186,9 @@ class OnlineCheck:
             yield CheckFinding(where, warning.text, warning.blocks)
         with target.inspection(load.table, load.slice_by) as inspection:
             sources = inspection.rows_by_source()
+        if not sources and self._loaded.get(load.name):
+            what = f"{load.table} has no rows. {rows_are_gone(self._project, load)}"
+            yield CheckFinding(where, what, wrong=False)
         for name, rows in unknown_rows(self._project, load, sources):
             yield CheckFinding(where, f"{rows:,} rows of etl_source '{name}': {what_to_do(load, name)}")
         # To stage needs privileges of its own.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--allow-remote",
     is_flag=True,
-    help="With --serve: accept a HOST that other machines reach. Whoever reaches it reads names, errors and SQL.",
+    help="With --serve: accept a HOST that other machines reach. Anyone who reaches it can read names, errors and SQL.",
 )
 @with_settings
 def command(settings: Settings, output: Path | None, serve: str | None, allow_remote: bool) -> ExitCode:

@@ -20,6 +20,7 @@ from dwhctl.cli.common.ending import COMPLETION, EXIT_CODES
 from dwhctl.cli.docs import headings
 from dwhctl.cli.main import dwhctl
 from dwhctl.cli.schema import LISTINGS, OBJECTS, field_texts, schema_of
+from dwhctl.core import errors
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.secrets import FORMS, Secret
 from dwhctl.project.connections import BEYOND, SYSTEMS, types_for
@@ -53,6 +54,8 @@ _TYPES = {
     Secret: "secret",
     dict: "table",
 }
+#: Classes that are only derived from.
+_BASES = ("DwhctlError", "AttemptError", "Missed")
 WIDTH = 100
 HEAD = (
     "# Reference: commands, keys, columns, messages, types",
@@ -96,6 +99,7 @@ def reference() -> str:
         inner_tables=_inner_tables,
         commands=_help_of(dwhctl, click.Context(dwhctl, info_name="dwhctl", terminal_width=WIDTH)),
         exit_codes=EXIT_CODES,
+        error_classes=list(_error_classes()),
         listings=LISTINGS,
         objects=OBJECTS,
         object_fields=dict(_object_fields()),
@@ -134,6 +138,22 @@ def _contents(body: Sequence[str]) -> Iterator[str]:
 def _refused(remedy: str) -> str:
     instead = f"; instead: `{remedy.format(column='c')}`" if "{column}" in remedy else f": {remedy}"
     return f"refused{instead}"
+
+
+def _error_classes() -> Iterator[tuple[str, str, str]]:
+    """Yield the name of each class in `error_class`, what it means, and what follows."""
+    for name, found in vars(errors).items():
+        if not isinstance(found, type) or not issubclass(found, errors.DwhctlError) or name in _BASES:
+            continue
+        if name.startswith("_") or issubclass(found, errors.AlertError):
+            continue
+        if issubclass(found, errors.AttemptError):
+            outcome = "no retry" if found.permanent else "retried"
+        elif issubclass(found, (errors.RunDied, errors.Stopped, errors.Missed)):
+            outcome = "a message"
+        else:
+            outcome = f"exit code {found.exit_code}"
+        yield name, str(found()).rstrip("."), outcome
 
 
 def _help_of(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:

@@ -33,7 +33,7 @@ from dwhctl.cli.common.objects import (
 )
 from dwhctl.cli.common.options import Settings, with_settings
 from dwhctl.cli.report import history, monitoring, slices
-from dwhctl.core.errors import UsageError
+from dwhctl.core.errors import InternalError, UsageError
 from dwhctl.core.words import nearest, quoted
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -246,7 +246,9 @@ def _reference(kind: type[ResultObject]) -> JsonSchemaValue:
 
 
 def _array(title: str, names: Sequence[str]) -> JsonSchemaValue:
-    columns = {name: OTHERS.get((title, name)) or COLUMNS[name] for name in names}
+    columns = {name: found for name in names if (found := OTHERS.get((title, name)) or COLUMNS.get(name))}
+    if missing := [name for name in names if name not in columns]:
+        raise InternalError(f"{title}: add type and text of {', '.join(missing)} to COLUMNS in cli/schema.py")
     row = {
         "type": "object",
         "properties": {

@@ -7,7 +7,7 @@ Read in this order:
 - `words`: quoting, counting, times and printable text for messages. `files`: safe reading, writing, file modes and
   private folders.
 - `links`: connections that another thread can end, their failures in words; `http` makes such connections by requests.
-- `waiting`: time limits, polling, and signals. `start`: the first steps of a process, before any other import.
+- `waiting`: time limits, polling, retries and signals. `start`: the first steps of a process, before any other import.
 - `faults`: the points at which the tests inject failures.
 Nothing here imports another package of dwhctl, except for type annotations.
 """

@@ -16,7 +16,7 @@ from dwhctl.core.secrets import mask
 
 
 class Links:
-    """The sockets of one exchange, so that whoever gives it up ends it: a thread in a read hears nothing else."""
+    """The sockets of one exchange. Closing them is the only way to end a thread that reads from one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

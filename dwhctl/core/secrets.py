@@ -13,16 +13,17 @@ import threading
 import warnings
 from base64 import b64encode
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.files import read_bytes
-from dwhctl.core.words import may_show
+from dwhctl.core.words import may_show, printable
 
 if TYPE_CHECKING:
+    import logging
     from types import TracebackType
 
     from pydantic import GetCoreSchemaHandler
@@ -236,7 +237,7 @@ def remember(secret: str) -> None:
     if not secret or secret in _secrets:
         return
     if not _secrets:
-        _mask_logging()
+        make_logging_printable()
     with _lock:
         _secrets.add(secret)
         _masks = None
@@ -327,16 +328,30 @@ def mask_python() -> None:
     sys.excepthook = _write_error
 
 
-def _mask_logging() -> None:
-    """Mask the log records that no handler takes: Python writes them to stderr."""
+@cache
+def stderr_format() -> logging.Formatter:
+    """Return the format of what libraries log to stderr: an error without its traceback, no use to a reader there."""
     import logging  # not at start-up
 
-    class Masked(logging.Formatter):
+    class Printable(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
-            return mask(super().format(record))
+            try:
+                text = record.getMessage()
+            except Exception:  # its arguments do not fit its text
+                text = str(record.msg)
+            error = record.exc_info[1] if record.exc_info else None
+            parts = (text,) if error is None else (text, type(error).__name__, str(error))
+            return printable(mask(": ".join(filter(None, parts))))
+
+    return Printable()
+
+
+def make_logging_printable() -> None:
+    """Mask and make printable what libraries log without a handler: Python writes it to stderr. Idempotent."""
+    import logging
 
     if logging.lastResort is not None:
-        logging.lastResort.setFormatter(Masked())
+        logging.lastResort.setFormatter(stderr_format())
 
 
 def _warning(

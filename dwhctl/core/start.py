@@ -20,6 +20,8 @@ def begin() -> None:
     import gc
 
     protect_memory_and_files()
+    # numpy's library of linear algebra, of which nothing here has a use, starts its threads when it is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Imports make many objects and no garbage: to look through them all the time takes a tenth of a short run.
     gc.set_threshold(_GC_OBJECTS)
     # The end of the process frees everything: no search for garbage before it.

@@ -1,8 +1,9 @@
-"""Waits: work with a time limit or ahead, loops that poll, their announcement to the user, and signals."""
+"""Waits: work with a time limit or ahead, loops that poll, their announcement to the user, retries, and signals."""
 
 from __future__ import annotations
 
 import math
+import random
 import signal
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from dwhctl.core.errors import ExitCode, Interrupted
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from types import FrameType
 
     from tenacity import RetryCallState
@@ -146,6 +148,15 @@ def poll(
             before_sleep=lambda _: wait.note(what),
             retry_error_callback=lambda state: state.outcome.result(),  # type: ignore[union-attr]
         )(lambda: next(results))
+
+
+_LONGEST_RETRY_SECONDS = 600.0
+
+
+def retry_seconds(delay: timedelta, failures: int) -> float:
+    """Return the wait after so many failures: `delay` doubled each time, ten minutes at most, a fifth more or less."""
+    base = delay.total_seconds() * 2.0 ** (failures - 1)
+    return min(base, _LONGEST_RETRY_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
 
 
 def _rounded(seconds: float) -> str:

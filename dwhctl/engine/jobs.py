@@ -13,8 +13,9 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dwhctl.core.secrets import mask
+from dwhctl.core.waiting import retry_seconds
 from dwhctl.runtime.events import ClosedFacts, FailedSlice, Listener, ReportClosed, RunResult, SliceClosed
-from dwhctl.runtime.messages import Failure, retry_seconds
+from dwhctl.runtime.messages import Failure
 from dwhctl.sessions.values import Closing, NewSession, State
 
 if TYPE_CHECKING:

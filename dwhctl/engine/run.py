@@ -27,8 +27,8 @@ from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.log import logged_run
 from dwhctl.runtime.messages import Failure
 from dwhctl.runtime.prepare import targets_of
-from dwhctl.runtime.run_context import RunContext, limits_of, new_run_id
-from dwhctl.runtime.slots import Slots
+from dwhctl.runtime.run_context import RunContext, new_run_id
+from dwhctl.runtime.slots import Slots, slots_of_run
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Run(ABC):
         self.command = command
         self.result = RunResult(self.id)
         self.state = StateDir(project.state_dir)
-        self.slots = Slots(self.state.slots, limits_of(project))
+        self.slots = slots_of_run(project)
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         #: The next run has something to reap, though this one ends in order.
         self.leaves_lock = False

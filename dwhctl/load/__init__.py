@@ -4,8 +4,8 @@ Read in this order:
 - `run`: the plan and what a run of slices adds to a run. `scheduler`: what the loop does with a slice.
 - `ready`: slices that wait until a query on their shard is true. `attempts` starts an attempt, `workers` says how many
   workers a run has, `worker_server` starts the processes, `worker_process` is what they do.
-- In a worker: `extract` streams a slice from its source to the staging, `hash_ids` adds the service fields, `cast`
-  checks the rows and fits them to the target's columns.
+- In a worker: `extract` streams a slice from its source to the staging, `hash_ids` adds the service fields and sees
+  whether two rows have one key, `cast` checks the rows and fits them to the target's columns.
 - `parts`: the orders of an attempt, one or those of the parts of a slice, and the workers that carry them out.
   `part_steps` is what a worker does for a part beside `extract`.
 - `cluster` has workers on other machines in their place: `cluster_client` speaks with a Dask scheduler,

@@ -14,10 +14,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.errors import QuarantinedError, WorkerDiedError
-from dwhctl.core.waiting import Wait
-from dwhctl.engine.jobs import Attempt, Attempts, Job, JobQueue
+from dwhctl.core.waiting import Wait, retry_seconds
+from dwhctl.engine.jobs import Attempt, Attempts, Job
 from dwhctl.load.parts import Parts
-from dwhctl.load.workers import Demand, Worker, WorkerLostError, WorkerPool, stage_in_worker
+from dwhctl.load.worker_process import stage_in_worker
+from dwhctl.load.workers import Demand, Worker, WorkerLostError, WorkerPool
 from dwhctl.project.parts import check_split, time_parts
 from dwhctl.project.templates import render_extract
 from dwhctl.runtime.events import ClosedFacts, SliceClosed
@@ -28,12 +29,12 @@ from dwhctl.runtime.messages import (
     StageResult,
     Step,
     TargetTable,
-    retry_seconds,
 )
-from dwhctl.runtime.slots import WORKERS, Slot, Slots
+from dwhctl.runtime.slots import WORKERS, Slot
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
+    from dwhctl.engine.run import Scheduler
     from dwhctl.load.direct import DirectPublication
     from dwhctl.load.publish import Published, Publisher
     from dwhctl.load.staging import Groups, PublishGroup, StagingCreator
@@ -228,19 +229,15 @@ class SliceParts:
 
 
 class SliceStarter:
-    """Turns jobs into attempts. `blocked` and `lacking` are those of the loop. A `wanted` connection is not kept."""
+    """Turns jobs of a loop into attempts, and sets its `blocked` and `lacking`. A `wanted` connection is not kept."""
 
-    def __init__(
-        self, project: Project, parts: SliceParts, jobs: JobQueue[SliceJob], attempts: Attempts, slots: Slots
-    ) -> None:
-        self.blocked = False
-        self.lacking: tuple[str, ...] = ()
+    def __init__(self, project: Project, parts: SliceParts, loop: Scheduler[SliceJob, InWorker, Any]) -> None:
         self.wanted: Collection[str] = ()
         self._start_wait = Wait(first=_SLOW_START_SECONDS)
         self._project = project
-        self._jobs = jobs
-        self._attempts = attempts
-        self._slots = slots
+        self._loop = loop
+        self._jobs = loop.jobs
+        self._slots = loop.slots
         self._pool = parts.pool
         self._breaker = parts.breaker
         self._groups = parts.groups
@@ -249,7 +246,8 @@ class SliceStarter:
 
     def start(self, now: float) -> list[SliceAttempt]:
         """Take as many jobs as there are workers and slots for, and open their sessions."""
-        self.blocked, self.lacking = False, ()
+        loop = self._loop
+        loop.blocked, loop.lacking = False, ()
         started: list[SliceAttempt] = []
         while self._jobs.has_queued and (worker := self._pool.take()) is not None:
             attempt = self._next(worker, now)
@@ -261,10 +259,10 @@ class SliceStarter:
         self._pool.close_idle()
         # No event says that another run has released a slot: try again soon.
         if self._jobs.has_queued and self._pool.may_grow and not self._pool.is_starting:
-            self.blocked, self.lacking = True, self.lacking or (WORKERS,)
-        self.blocked &= self._jobs.has_queued
+            loop.blocked, loop.lacking = True, loop.lacking or (WORKERS,)
+        loop.blocked &= self._jobs.has_queued
         if started:
-            self._attempts.open(started, [self._pool.number(attempt.runner.worker) for attempt in started])
+            loop.attempts.open(started, [self._pool.number(attempt.runner.worker) for attempt in started])
         return started
 
     def note_start(self) -> None:
@@ -366,7 +364,7 @@ class SliceStarter:
             waits = self._publisher.waits_for == job.connections[1]
             slots = None if waits else kept.taken(job.connections, self._slots)
             if slots is None:
-                self.blocked, self.lacking = True, job.connections
+                self._loop.blocked, self._loop.lacking = True, job.connections
             if job.slots_wanted is None:
                 job.slots_wanted = now
             taken.extend(slots or ())
@@ -395,5 +393,5 @@ class SliceStarter:
         """Return whether a source that has not yet worked had the time to refuse the last attempt."""
         timeout = getattr(self._project.connections[job.connection], "connect_timeout", timedelta(0))
         waited = self._breaker.was_asked_before(job, now - timeout.total_seconds())
-        self.blocked |= not waited
+        self._loop.blocked |= not waited
         return waited

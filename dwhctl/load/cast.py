@@ -1,17 +1,14 @@
 """Bring a source's batches into the target's columns, or refuse by name: nothing is changed silently.
 
-`compare` checks declared columns before data moves; `SliceCheck` and `TargetCast` the values as they pass; `SliceIds`
-whether two rows may have the same key.
+`compare` checks declared columns before data moves; `SliceCheck` and `TargetCast` the values as they pass.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -209,11 +206,9 @@ class SliceCheck:
         inside = pc.and_(pc.greater_equal(array, start), pc.less(array, end)).fill_null(False)
         if not pc.all(inside).as_py():
             row = pc.index(inside, False).as_py()
-            key = ", ".join(
-                f"{name}={value_text(by_lower_name(batch)[name.lower()], row)}" for name in self._key
-            )
+            shown = row_text(by_lower_name(batch), self._key, row)
             raise OutsideSliceError(
-                f"row {key} has {self._column.name} {value_text(array, row)}, outside [{self._shown})"
+                f"{shown} has {self._column.name} {value_text(array, row)}, outside [{self._shown})"
             )
 
 
@@ -269,14 +264,18 @@ class TargetCast:
 
     def describe(self, given: dict[str, pa.Array], row: int) -> str:
         """Return the key of a row, for a message."""
-        return "row " + ", ".join(
-            f"{name}={value_text(given[name], row)}" for name in self._key if name in given
-        )
+        return row_text(given, self._key, row)
 
 
 def by_lower_name(batch: pa.RecordBatch) -> dict[str, pa.Array]:
     """Return the columns of a batch by name in lower case."""
     return {name.lower(): array for name, array in zip(batch.schema.names, batch.columns, strict=True)}
+
+
+def row_text(given: Mapping[str, pa.Array], key: Sequence[str], row: int) -> str:
+    """Return a row of the columns, by name in lower case, as the values of its key."""
+    shown = (f"{name}={value_text(given[name.lower()], row)}" for name in key if name.lower() in given)
+    return f"row {', '.join(shown)}"
 
 
 def cast(array: pa.Array, wanted: pa.DataType) -> pa.Array:
@@ -329,72 +328,3 @@ def value_text(array: pa.Array, row: int) -> str:
         return str(array[row].as_py())
     except (ValueError, OverflowError):
         return f"{array[row].value} ({array.type})"
-
-
-_Values = np.ndarray[Any, Any]
-#: So many hash ids are held in memory, eight octets each.
-MOST_IDS = 2**21
-#: So many of them are read from the file at a time.
-_IDS_AT_ONCE = 50_000
-
-
-class SliceIds:
-    """The hash ids of a slice's rows: equal keys have equal ids. Of more than `most` rows they are in a file.
-
-    The file is in `folder`, without a name: the system removes it with the process.
-    """
-
-    def __init__(self, folder: Path, most: int = MOST_IDS) -> None:
-        self._folder = folder
-        self._most = most
-        self._rows = 0
-        self._held: list[_Values] = []
-        self._file: IO[bytes] | None = None
-        self._is_full = False
-
-    def add(self, ids: _Values) -> None:
-        """Take the ids of a batch."""
-        self._rows += len(ids)
-        self._held.append(ids)
-        if self._rows > self._most and not self._is_full:
-            try:
-                self._write()
-            except OSError:
-                self._is_full = True
-        if self._file is not None or self._is_full:
-            self._held.clear()
-
-    def _write(self) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - `close`
-        for ids in self._held:
-            self._file.write(ids.data)
-
-    def close(self) -> None:
-        """Remove the file. Idempotent."""
-        if self._file is not None:
-            self._file.close()
-
-    def may_repeat(self) -> bool:
-        """Return whether two rows may have the same key; where the disk is full, only the engine knows."""
-        if self._is_full:
-            return True
-        # Each pass over the file takes the ids of one remainder, about as many as may be held.
-        parts = 1 << (-(-self._rows // self._most) - 1).bit_length() if self._file is not None else 1
-        return any(_repeats(self._chosen(part, parts)) for part in range(parts))
-
-    def _chosen(self, part: int, parts: int) -> list[_Values]:
-        if self._file is None:
-            return self._held
-        self._file.seek(0)
-        chosen = []
-        while piece := self._file.read(8 * _IDS_AT_ONCE):
-            ids = np.frombuffer(piece, np.int64)
-            chosen.append(ids[ids & (parts - 1) == part])
-        return chosen
-
-
-def _repeats(batches: Sequence[_Values]) -> bool:
-    ids = np.concatenate([np.empty(0, np.int64), *batches])
-    ids.sort()
-    return bool((ids[1:] == ids[:-1]).any())

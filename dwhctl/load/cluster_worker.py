@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 from dwhctl import __version__
 from dwhctl.core.secrets import Secret, mask, mask_python
 from dwhctl.core.start import protect_memory_and_files
-from dwhctl.load.worker_process import modules_of
-from dwhctl.load.workers import stage_in_worker
+from dwhctl.load.worker_process import modules_of, stage_in_worker
 from dwhctl.runtime.messages import TargetTable
 
 if TYPE_CHECKING:

@@ -23,10 +23,9 @@ from dwhctl.core.columns import Column
 from dwhctl.core.errors import DoubledKeyError
 from dwhctl.core.faults import reach
 from dwhctl.core.waiting import ahead
-from dwhctl.load.cast import SliceCheck, SliceIds, TargetCast, compare, for_source
+from dwhctl.load.cast import SliceCheck, TargetCast, compare, for_source
 from dwhctl.load.direct import keep_open
-from dwhctl.load.hash_ids import ServiceFields
-from dwhctl.load.parts import doubled_key
+from dwhctl.load.hash_ids import ServiceFields, SliceIds, doubled_key
 from dwhctl.runtime.messages import NOTES, Failure, StageOrder, StageResult, Step
 from dwhctl.systems.base.system import KEPT, SourceOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import DirectStage

@@ -1,14 +1,17 @@
-"""The service fields of a slice's rows, and the hash of a row's key: that of pandas, computed without it.
+"""The service fields of a slice's rows, the hash of a row's key, and whether two rows have the same key.
 
-pandas takes a quarter of a second to import: longer than a hundred small slices take.
+The hash is that of pandas, computed without it. pandas takes a quarter of a second to import: longer than a hundred
+small slices take.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +20,9 @@ import pyarrow.compute as pc
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, ValueRefusedError
 from dwhctl.load.cast import TargetCast, by_lower_name
+
+if TYPE_CHECKING:
+    from dwhctl.systems.base.target import Stage
 
 Values = np.ndarray[Any, Any]
 
@@ -235,3 +241,79 @@ def _plain(value: object) -> str:
     text = f"{value:f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text in ("-0", "") else text
+
+
+#: So many hash ids are held in memory, eight octets each.
+MOST_IDS = 2**21
+#: So many of them are read from the file at a time.
+_IDS_AT_ONCE = 50_000
+
+
+class SliceIds:
+    """The hash ids of a slice's rows: equal keys have equal ids. Of more than `most` rows they are in a file.
+
+    The file is in `folder`, without a name: the system removes it with the process.
+    """
+
+    def __init__(self, folder: Path, most: int = MOST_IDS) -> None:
+        self._folder = folder
+        self._most = most
+        self._rows = 0
+        self._held: list[Values] = []
+        self._file: IO[bytes] | None = None
+        self._is_full = False
+
+    def add(self, ids: Values) -> None:
+        """Take the ids of a batch."""
+        self._rows += len(ids)
+        self._held.append(ids)
+        if self._rows > self._most and not self._is_full:
+            try:
+                self._write()
+            except OSError:
+                self._is_full = True
+        if self._file is not None or self._is_full:
+            self._held.clear()
+
+    def _write(self) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - `close`
+        for ids in self._held:
+            self._file.write(ids.data)
+
+    def close(self) -> None:
+        """Remove the file. Idempotent."""
+        if self._file is not None:
+            self._file.close()
+
+    def may_repeat(self) -> bool:
+        """Return whether two rows may have the same key; where the disk is full, only the engine knows."""
+        if self._is_full:
+            return True
+        # Each pass over the file takes the ids of one remainder, about as many as may be held.
+        parts = 1 << (-(-self._rows // self._most) - 1).bit_length() if self._file is not None else 1
+        return any(_repeats(self._chosen(part, parts)) for part in range(parts))
+
+    def _chosen(self, part: int, parts: int) -> list[Values]:
+        if self._file is None:
+            return self._held
+        self._file.seek(0)
+        chosen = []
+        while piece := self._file.read(8 * _IDS_AT_ONCE):
+            ids = np.frombuffer(piece, np.int64)
+            chosen.append(ids[ids & (parts - 1) == part])
+        return chosen
+
+
+def _repeats(batches: Sequence[Values]) -> bool:
+    ids = np.concatenate([np.empty(0, np.int64), *batches])
+    ids.sort()
+    return bool((ids[1:] == ids[:-1]).any())
+
+
+def doubled_key(stage: Stage, key: Sequence[str]) -> str | None:
+    """Return a key that two of the staged rows have, for a message."""
+    found = stage.duplicate_key(key)
+    if found is None:
+        return None
+    return "the key " + ", ".join(f"{name}={value}" for name, value in zip(key, found, strict=True))

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import DoubledKeyError, OutsideSliceError, QueryError
 from dwhctl.core.faults import reach
-from dwhctl.load.cast import by_lower_name, value_text
-from dwhctl.load.parts import doubled_key
+from dwhctl.load.cast import by_lower_name, row_text, value_text
+from dwhctl.load.hash_ids import doubled_key
 from dwhctl.project.parts import KeyRange, KeyValue, key_ranges
 from dwhctl.runtime.messages import NOTES
 from dwhctl.systems.base.system import TargetOptions, system_of
@@ -100,9 +100,9 @@ class RangeCheck:
             inside = pc.and_kleene(inside, pc.less(array, self._high).fill_null(True))
         if not pc.all(inside, min_count=0).as_py():
             row = pc.index(inside, False).as_py()
+            shown = row_text(by_lower_name(batch), self._key, row)
             raise OutsideSliceError(
-                f"{row_text(batch, self._key, row)} has {self._name} {value_text(array, row)}, outside the part that"
-                " the source was asked for"
+                f"{shown} has {self._name} {value_text(array, row)}, outside the part that the source was asked for"
             )
 
 
@@ -119,12 +119,6 @@ def of_part(check: Callable[[pa.RecordBatch], None]) -> Callable[[pa.RecordBatch
             ) from error
 
     return checked
-
-
-def row_text(batch: pa.RecordBatch, key: Sequence[str], row: int) -> str:
-    """Return a row by its key."""
-    given = by_lower_name(batch)
-    return "row " + ", ".join(f"{name}={value_text(given[name.lower()], row)}" for name in key)
 
 
 def check_keys(order: StageOrder) -> None:

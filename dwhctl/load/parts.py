@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from dwhctl.load.attempts import SliceAttempt, SliceJob, SliceParts
     from dwhctl.load.workers import Worker
     from dwhctl.runtime.slots import Slot, Slots
-    from dwhctl.systems.base.target import Stage
 
 
 class Parts:
@@ -194,8 +193,8 @@ class PartWorkers:
             return inf
         if not any(self._breaker.works(job.connection) for job in jobs.next_of_routes()):
             return inf
-        patience = max(_ANSWER_SECONDS, _ANSWER_TIMES * self._slowest)
-        return runner.given + patience * 2.0 ** self._breaker.times_put_off(source)
+        timeout = max(_ANSWER_SECONDS, _ANSWER_TIMES * self._slowest)
+        return runner.given + timeout * 2.0 ** self._breaker.times_put_off(source)
 
     def expire(self, attempt: SliceAttempt, now: float) -> Failure:
         """Kill every worker of an attempt that is past its timeout, or put off. Return the reason.
@@ -258,11 +257,3 @@ class PartWorkers:
         runner.answered |= bool(order.login_known)
         future = worker.submit(self._stage, order)
         future.add_done_callback(lambda done: self._notify(attempt, worker, done))
-
-
-def doubled_key(stage: Stage, key: Sequence[str]) -> str | None:
-    """Return a key that two of the staged rows have, for a message."""
-    found = stage.duplicate_key(key)
-    if found is None:
-        return None
-    return "the key " + ", ".join(f"{name}={value}" for name, value in zip(key, found, strict=True))

@@ -128,7 +128,7 @@ class ReadyChecks:
         self._project = project
         self._breaker = breaker
         self._loop = loop
-        self._tell = loop.events.put
+        self._notify = loop.events.put
         self._running: dict[ReadyCheck, None] = {}
         self._abandoned: list[ReadyCheck] = []
         self._wait = Wait(first=_FIRST_SECONDS)
@@ -164,9 +164,9 @@ class ReadyChecks:
     def _has_room(self, check: ReadyCheck, now: float) -> bool:
         """Return whether the source has worked, or had the time to refuse what it was asked last."""
         connection = self._project.connections[check.job.connection]
-        patience: timedelta = getattr(connection, "connect_timeout", timedelta(0))
+        timeout: timedelta = getattr(connection, "connect_timeout", timedelta(0))
         has_room = self._breaker.is_first_choice(check, now) or self._breaker.was_asked_before(
-            check, now - patience.total_seconds()
+            check, now - timeout.total_seconds()
         )
         self.blocked |= not has_room
         return has_room
@@ -178,7 +178,7 @@ class ReadyChecks:
         try:
             query = render_ready(self._project, planned.load, planned.shard, planned.slice)
         except ConfigError as error:
-            self._tell(ReadyChecked(check, failure=Failure.of(QueryError(str(error)))))
+            self._notify(ReadyChecked(check, failure=Failure.of(QueryError(str(error)))))
             return
         known = self._breaker.login_known(check.job.connection)
 
@@ -188,7 +188,7 @@ class ReadyChecks:
             except Exception as error:
                 # Whatever it was: the loop would wait for a check without a result until its time is over.
                 answer = ReadyChecked(check, failure=self._failure(check, error))
-            self._tell(answer)
+            self._notify(answer)
 
         check.thread = threading.Thread(target=run, name="ready check", daemon=True)
         check.thread.start()
@@ -211,7 +211,7 @@ class ReadyChecks:
             error: AttemptError = TimedOutError(
                 f"{self._shown(check.job)} gave no answer within {CHECK_SECONDS:g} s"
             )
-            self._tell(ReadyChecked(check, failure=Failure.of(error)))
+            self._notify(ReadyChecked(check, failure=Failure.of(error)))
             check.expires_at = float("inf")
 
     def checked(self, event: ReadyChecked, now: float) -> list[str]:

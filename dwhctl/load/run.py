@@ -1,12 +1,10 @@
-"""Load slices: the plan, how long it will take, and the run of the engine."""
+"""Load slices: the plan, the checks of it, and the run of the engine."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -32,16 +30,15 @@ from dwhctl.runtime.events import Listener, RunResult, RunStarted
 from dwhctl.runtime.locks import work_names
 from dwhctl.runtime.plan import (
     LoadRequest,
-    Name,
     Plan,
     candidates,
-    only_failed,
+    jobs_at_once,
+    narrowed,
+    seconds_of,
     slowest_first,
-    without_complete,
 )
 from dwhctl.runtime.prepare import DeliveredColumns, check_create, describe_targets, targets_of
 from dwhctl.sessions import open_if_there
-from dwhctl.sessions.values import LastSession, is_complete, is_good
 
 if TYPE_CHECKING:
     from dwhctl.project.loads import Load
@@ -50,30 +47,6 @@ if TYPE_CHECKING:
 
 _DROP_TIMEOUT = timedelta(seconds=5)
 _LAST_TIMEOUT = timedelta(seconds=3)
-
-
-#: So many sessions of each shard, and so many of all, are read: enough to average, few enough to be quick.
-_OF_EACH_SHARD = 20
-_OF_ALL = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """Mean seconds of the sessions of a load and shard, and how many sessions a run had open at once."""
-
-    seconds: Mapping[tuple[str, str], float]
-    open_at_once: float = 1.0
-
-
-NO_PAST = Past({})
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """About how many seconds a plan takes with so many workers; None when nothing like it was ever loaded."""
-
-    seconds: float | None
-    workers: int
 
 
 def plan_load(
@@ -96,14 +69,6 @@ def plan_load(
     return plan
 
 
-def foresee(project: Project, request: LoadRequest, plan: Plan) -> Forecast:
-    """Return about how long a plan takes with the workers of the request. Touches nothing."""
-    store = open_if_there(project.sessions)
-    with store or nullcontext():
-        past = past_of(store, plan) if store is not None else NO_PAST
-    return forecast(plan, past, jobs_at_once(project, request, plan), project.max_workers)
-
-
 def run_load(
     project: Project,
     request: LoadRequest,
@@ -122,12 +87,6 @@ def run_load(
         return run.carry_out(
             listen, request.loads or tuple(project.loads), pings=pings, scheduled=request.scheduled
         )
-
-
-def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
-    """Return how many workers the run has at most."""
-    wanted = request.jobs or project.max_workers
-    return max(1, min(wanted, project.max_workers, sum(planned.load.split for planned in plan.slices)))
 
 
 def executor_of(project: Project, request: LoadRequest) -> ExecutorTable:
@@ -175,79 +134,6 @@ def check_templates(project: Project, plan: Plan) -> None:
             check_split(project, load, shard, planned.slice)
             if load.ready is not None:
                 render_ready(project, load, shard, planned.slice)
-
-
-def narrowed(plan: Plan, request: LoadRequest, store: SessionStore | None) -> Plan:
-    """Leave out the slices that the request excludes by their sessions; without a store there are none."""
-    last = _last_sessions(store, plan) if store and (request.only_missing or request.only_failed) else {}
-    if request.only_missing:
-        done = (
-            planned.name
-            for planned in plan.slices
-            if is_complete(last.get(planned.name), planned.slice.end_at)
-        )
-        plan = without_complete(plan, done)
-    if request.only_failed:
-        # A running session may be that of a dead run: it is reaped before the slice is checked again.
-        plan = only_failed(plan, (name for name, session in last.items() if not is_good(session.state)))
-    return plan
-
-
-def _last_sessions(store: SessionStore, plan: Plan) -> dict[Name, LastSession]:
-    """Return the last session of each slice of the plan's loads and days."""
-    days: dict[str, list[date]] = {}
-    for planned in plan.slices:
-        days.setdefault(planned.load.name, []).append(planned.slice.day)
-    return {
-        (session.load, session.shard, session.day): session
-        for load, of_load in days.items()
-        for session in store.last_sessions(load, min(of_load), max(of_load))
-    }
-
-
-def past_of(store: SessionStore, plan: Plan) -> Past:
-    """Read how long the plan's loads took recently."""
-    return Past(seconds_of(store, plan), open_at_once(store.run_durations(_OF_ALL)))
-
-
-def seconds_of(store: SessionStore, plan: Plan) -> dict[tuple[str, str], float]:
-    """Read the mean seconds of the plan's slices, by load and shard; one that was never loaded has none."""
-    shards: dict[str, set[str]] = {}
-    for planned in plan.slices:
-        shards.setdefault(planned.load.name, set()).add(planned.shard.name)
-    return {
-        (load, shard): seconds
-        for load, of_load in shards.items()
-        for shard, seconds in store.durations(load, _OF_EACH_SHARD * len(of_load)).items()
-        if shard in of_load
-    }
-
-
-def open_at_once(runs: Iterable[tuple[float, float]]) -> float:
-    """Return how many sessions are open at once in the run to which the median session second belongs.
-
-    Each run is its sessions' seconds added up, and its seconds by the clock: many small runs, or one that waited
-    an hour for a retry, say little about a large one.
-    """
-    rates = sorted((sum_ / clock, sum_) for sum_, clock in runs if sum_ > 0 and clock > 0)
-    left = sum(sum_ for _, sum_ in rates) / 2
-    for rate, sum_ in rates:
-        left -= sum_
-        if left <= 0:
-            return rate
-    return 1.0
-
-
-def forecast(plan: Plan, past: Past, workers: int, usual_workers: int) -> Forecast:
-    """Return about how long the plan takes with `workers`, where past runs had `usual_workers`."""
-    counts = Counter((planned.load.name, planned.shard.name) for planned in plan.slices)
-    known = [past.seconds[task] for task in counts if task in past.seconds]
-    if not known:
-        return Forecast(None, workers)
-    # A slice that was never loaded counts as an average one.
-    usual = sum(known) / len(known)
-    total = sum(count * past.seconds.get(task, usual) for task, count in counts.items())
-    return Forecast(total / past.open_at_once * usual_workers / workers, workers)
 
 
 def refuse_shared_shadows(project: Project, store: SessionStore, plan: Plan) -> None:

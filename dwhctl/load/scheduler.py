@@ -82,7 +82,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._filled = filled
         self._unready: JobQueue[SliceJob] = JobQueue(job for job in usable if job.config.ready is not None)
         self._ready = ReadyChecks(project, self._unready, parts.breaker, self) if self._unready else None
-        self._starter = SliceStarter(project, parts, self.jobs, self.attempts, self.slots)
+        self._starter = SliceStarter(project, parts, self)
         if self._ready is not None:
             self._starter.wanted = self._ready.lacking
         self._workers = PartWorkers(parts, self.slots, lambda *done: self.events.put(Staged(*done)))
@@ -169,7 +169,6 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._workers.start_waiting(self.running.values())
         for attempt in self._starter.start(now):
             self._submit(attempt)
-        self.blocked, self.lacking = self._starter.blocked, self._starter.lacking
         self._starter.prepare_ahead(now)
 
     def _submit(self, attempt: SliceAttempt) -> None:

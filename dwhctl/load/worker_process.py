@@ -18,6 +18,8 @@ import socket
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from importlib.abc import MetaPathFinder
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
@@ -25,12 +27,12 @@ from typing import NoReturn
 from dwhctl.core.secrets import mask_python
 from dwhctl.core.waiting import ENDING_SIGNALS
 from dwhctl.load.worker_server import ANSWERED, FORK, REPLY, REQUEST, START
-from dwhctl.load.workers import keep_pandas_out
 from dwhctl.project.connections import SYSTEMS
-from dwhctl.runtime.messages import NOTES
+from dwhctl.runtime.messages import NOTES, LogBuffer, StageOrder, StageResult, captured_log
+from dwhctl.systems.base.system import KEPT
 
 #: What every worker needs.
-_ALWAYS = ("dwhctl.load.extract", "dwhctl.load.workers", "dwhctl.project.loads", "encodings.idna")
+_ALWAYS = ("dwhctl.load.extract", "dwhctl.project.loads", "encodings.idna")
 _NAME = b"dwhctl-worker"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -196,3 +198,45 @@ def _answer(request: bytes) -> bytes:
         return pickle.dumps(answer)
     except Exception as error:
         return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
+
+
+#: More than a source has of rows at a time.
+_GC_OBJECTS = 50_000
+
+
+def stage_in_worker(order: StageOrder) -> StageResult:
+    """Stage a slice. The parent never imports what this needs: pyarrow and the drivers."""
+    from dwhctl.load.extract import stage_slice
+
+    # Rows are no garbage: with Python's 700 objects, it looks through them again and again.
+    gc.set_threshold(_GC_OBJECTS)
+    log = LogBuffer()
+    with captured_log(log.take):
+        result = stage_slice(order)
+    return replace(result, logged=log.messages())
+
+
+def close_in_worker(_: None) -> None:
+    """Close the connections that the worker keeps."""
+    KEPT.close()
+
+
+class _NoPandas(MetaPathFinder):
+    def find_spec(self, fullname: str, _path: object, _target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname)
+
+
+def keep_pandas_out() -> None:
+    """Have pyarrow work without pandas, which takes longer to import than all else that a worker needs.
+
+    With its first value pyarrow tries to import it, once: to recognize what pandas made. Nothing here makes that.
+    """
+    with suppress(Exception):  # the worker that needs pyarrow raises the error again
+        import pyarrow as pa
+
+        sys.meta_path.insert(0, without := _NoPandas())
+        try:
+            pa.scalar(0)
+        finally:
+            sys.meta_path.remove(without)

@@ -1,27 +1,22 @@
-"""Workers: what they do, and how many a run has.
+"""Workers: one of them, and how many a run has.
 
 Each is a process that can fail or be killed alone: in a shared pool a killed worker ends all running tasks.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
-import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import BrokenExecutor, Future
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from importlib.abc import MetaPathFinder
+from dataclasses import dataclass
 from itertools import count
 from math import ceil, inf, sqrt
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dwhctl.core.errors import WorkersError
-from dwhctl.runtime.messages import LogBuffer, StageOrder, StageResult, captured_log
+from dwhctl.load.worker_process import close_in_worker
 from dwhctl.runtime.slots import WORKERS, Slot, Slots
-from dwhctl.systems.base.system import KEPT
 
 if TYPE_CHECKING:
     from dwhctl.engine.jobs import Attempt
@@ -67,48 +62,6 @@ class InlineWorker:
 
     def kill(self) -> None:
         """Do nothing: no task runs between two calls of `submit`."""
-
-
-#: More than a source has of rows at a time.
-_GC_OBJECTS = 50_000
-
-
-def stage_in_worker(order: StageOrder) -> StageResult:
-    """Stage a slice. The parent never imports what this needs: pyarrow and the drivers."""
-    from dwhctl.load.extract import stage_slice
-
-    # Rows are no garbage: with Python's 700 objects, it looks through them again and again.
-    gc.set_threshold(_GC_OBJECTS)
-    log = LogBuffer()
-    with captured_log(log.take):
-        result = stage_slice(order)
-    return replace(result, logged=log.messages())
-
-
-def close_in_worker(_: None) -> None:
-    """Close the connections that the worker keeps."""
-    KEPT.close()
-
-
-class _NoPandas(MetaPathFinder):
-    def find_spec(self, fullname: str, _path: object, _target: object = None) -> None:
-        if fullname == "pandas":
-            raise ModuleNotFoundError(fullname)
-
-
-def keep_pandas_out() -> None:
-    """Have pyarrow work without pandas, which takes longer to import than all else that a worker needs.
-
-    With its first value pyarrow tries to import it, once: to recognize what pandas made. Nothing here makes that.
-    """
-    with suppress(Exception):  # the worker that needs pyarrow raises the error again
-        import pyarrow as pa
-
-        sys.meta_path.insert(0, without := _NoPandas())
-        try:
-            pa.scalar(0)
-        finally:
-            sys.meta_path.remove(without)
 
 
 _log = logging.getLogger(__name__)

@@ -18,11 +18,19 @@ from dwhctl.project.days import make_slice
 from dwhctl.project.loads import Report
 from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
+from dwhctl.refresh.scheduler import readiness
+from dwhctl.runtime.events import Readiness
 from dwhctl.runtime.failures import DAYS as FAILING_DAYS
 from dwhctl.runtime.failures import Failures, retry_reports
-from dwhctl.runtime.plan import Readiness, readiness
 from dwhctl.sessions import Session, SessionStore
-from dwhctl.sessions.history import PastRun, TaskDurations, read_durations, read_runs, recent_since
+from dwhctl.sessions.history import (
+    PastRun,
+    TaskDurations,
+    read_durations,
+    read_runs,
+    recent_since,
+    successful_ids,
+)
 from dwhctl.sessions.task_states import NewestSession, read_newest
 from dwhctl.sessions.values import completes, is_good
 from dwhctl.verify.last import LastVerify, read_last
@@ -216,7 +224,7 @@ class _Reader:
         store, day = self._store, self._yesterday
         late: dict[str, None] = {}
         for load in (self._project.loads[need.load] for need in report.needs) if store else ():
-            ids = [id_ for _, id_ in store.successful_ids(load.name, day, day)] if store else []
+            ids = [id_ for _, id_ in successful_ids(store, load.name, day, day)] if store else []
             if load.slice_by is None or not ids or len(ids) > _MOST_OF_DAY or store is None:
                 continue
             ends = {

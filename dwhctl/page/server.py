@@ -37,8 +37,11 @@ def parse_address(text: str, *, allow_remote: bool = False) -> tuple[str, int]:
     """
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or _HOST
-    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise UsageError(f"--serve {quoted(text)} has no port; write 8080, or 127.0.0.1:8080")
+    # Python reads no number of more than 4,300 digits.
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise UsageError(
+            f"--serve {quoted(text)} has no port of at most 65535; write 8080, or 127.0.0.1:8080"
+        )
     if not allow_remote and not _is_local(host):
         raise UsageError(
             f"--serve {quoted(text)} can be reached from other machines, and the page has names, errors and SQL:"

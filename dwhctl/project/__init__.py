@@ -4,7 +4,8 @@ Read in this order:
 - `find` finds the project's folder (light: every command imports it). `files` reads its files, the environment and the
   defaults; `read` makes a `Project` of them.
 - `fields` has the types of values; `connections`, `loads` and `model` have the tables (all are in `model.Project`). The
-  text below a field is its description in docs/reference.md. `endpoint` has what a load asks of an HTTP source.
+  text below a field is its description in docs/reference.md. `endpoint` has what a load asks of an HTTP source,
+  `response_columns` its columns.
 - `checks` checks names across tables; `problems` has places in the configuration and the errors for them.
 - `names` finds a load, report or connection by its name, shadow tables, and the commands that messages propose.
 - `days` turns days into slices, `parts` cuts a slice for `split`. `context` has the variables of a template, `sandbox`

@@ -43,7 +43,6 @@ class Found:
     places: dict[tuple[type[NamedTable], str], Place] = field(default_factory=dict)
 
     def place(self, table: NamedTable) -> Place:
-        """Return the place of a table."""
         return self.places[(type(table), table.name)]
 
     def meant(self, kind: str, name: str) -> str:

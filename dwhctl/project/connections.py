@@ -12,7 +12,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, cast, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -244,7 +244,22 @@ def _load(kind: str) -> SystemUses:
             f"the entry point {point.value} of the system {kind}, in the package {_package(point)}, is not an instance"
             " of dwhctl.systems.base.system.System; correct or uninstall the package"
         )
+    if problem := _keys_problem(kind, loaded):
+        raise ConfigError(
+            f"the system {kind} of the package {_package(point)} {problem}; correct or uninstall the package"
+        )
     return loaded
+
+
+def _keys_problem(kind: str, system: SystemUses) -> str | None:
+    """Return why the keys of a connection of this type cannot be read, or None."""
+    keys = getattr(system, "connection", None)
+    if not isinstance(keys, type) or not issubclass(keys, Connection):
+        return "has no `connection`, a class that derives from dwhctl.project.connections.Connection"
+    types = get_args(keys.model_fields["type"].annotation)
+    if types and kind not in types:
+        return f"has connections of the type '{types[0]}': the entry point has another name than the type"
+    return None
 
 
 class _ByType(Mapping[str, _Found]):

@@ -1,106 +1,19 @@
-"""What a load asks of an HTTP source: endpoint, paginator and declared columns, in the words of dlt's rest_api."""
+"""What a load asks of an HTTP source: endpoint and paginator, in the words of dlt's rest_api."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from dwhctl.core.words import did_you_mean, quoted
-from dwhctl.project.fields import Listed, Table, Text
+from dwhctl.core.words import quoted
+from dwhctl.project.fields import Listed, Table, TemplateHeaders, Text
 
-# Columns
-
-
-class ColumnType(NamedTuple):
-    """The declared type of a column: the word, and the digits of a decimal or the length of a text."""
-
-    word: str
-    precision: int | None = None
-    scale: int | None = None
-
-
-#: The words for types, and what each is here.
-TYPE_WORDS = {
-    "boolean": "boolean",
-    "bool": "boolean",
-    "smallint": "smallint",
-    "integer": "integer",
-    "int": "integer",
-    "bigint": "bigint",
-    "decimal": "decimal",
-    "numeric": "decimal",
-    "real": "real",
-    "double": "double",
-    "double precision": "double",
-    "text": "text",
-    "varchar": "text",
-    "uuid": "uuid",
-    "binary": "binary",
-    "date": "date",
-    "time": "time",
-    "timestamp": "timestamp",
-    "timestamptz": "timestamptz",
-    "json": "json",
-}
-_TYPE = re.compile(
-    r"([a-z]+(?: precision)?) ?(?:\( ?(\d{1,9}) ?(?:, ?(\d{1,3}) ?)?\))?( not null)?", re.ASCII
-)
-_MOST_DIGITS = 38
-
-
-def parse_type(text: str) -> tuple[ColumnType, bool]:
-    """Read a declared type such as `decimal(12,2) not null`; tell whether it may be NULL. Raise ValueError."""
-    match = _TYPE.fullmatch(" ".join(text.lower().split()))
-    word = TYPE_WORDS.get(match[1]) if match else None
-    if match is None or word is None:
-        hint = did_you_mean(text, TYPE_WORDS) or f"write one of {', '.join(TYPE_WORDS)}"
-        raise ValueError(f"{quoted(text)} is no type of a column; {hint}")
-    precision, scale = (int(each) if each else None for each in match.groups()[1:3])
-    if word == "decimal":
-        precision, scale = precision or 0, scale or 0
-        if not 0 < precision <= _MOST_DIGITS or scale > precision:
-            raise ValueError(f"{quoted(text)}: a decimal has 1 to {_MOST_DIGITS} digits; write decimal(12,2)")
-    elif scale is not None or (precision is not None and word != "text"):
-        raise ValueError(f"{quoted(text)}: only decimal and varchar take numbers in parentheses")
-    return ColumnType(word, precision, scale), not match[4]
-
-
-def _type(text: str) -> str:
-    parse_type(text)
-    return text
-
-
-class ResponseColumn(Table):
-    """A column of the answer as a table: its type, and where its value is in a record."""
-
-    type: Annotated[Text, AfterValidator(_type)] = Field(examples=["bigint"])
-    """The declared type, optionally with `not null`."""
-    path: Text | None = Field(None, examples=["customer.id"])
-    """Where the value is in the record, names with dots between; default: the column's name."""
-    optional: bool = Field(False, examples=[True])
-    """Whether a record without the field is NULL in it, not an error."""
-
-
-def _column(value: object) -> object:
-    return {"type": value} if isinstance(value, str) else value
-
-
-def _some_columns(columns: dict[str, ResponseColumn]) -> dict[str, ResponseColumn]:
-    seen: set[str] = set()
-    for name in columns:
-        if not name.strip() or name.lower() in seen:
-            raise ValueError(f"{quoted(name)} is declared twice" if name.strip() else "a name is empty")
-        seen.add(name.lower())
-    return columns
-
-
-ResponseColumns = Annotated[
-    dict[str, Annotated[ResponseColumn, BeforeValidator(_column)]], AfterValidator(_some_columns)
-]
+if TYPE_CHECKING:
+    from dwhctl.project.response_columns import ResponseColumn
 
 # Paths
 
@@ -215,6 +128,10 @@ class OffsetPaginator(_Paginator):
     """The parameter for the offset."""
     limit_param: Text = Field("limit", examples=["top"])
     """The parameter for the limit."""
+    offset_body_path: Text | None = Field(None, examples=["paging.offset"])
+    """The key of the request's `json` that takes the offset, names with dots between; in place of `offset_param`."""
+    limit_body_path: Text | None = Field(None, examples=["paging.limit"])
+    """The key of the request's `json` that takes the limit; in place of `limit_param`."""
     total_path: JsonPath | None = Field(None, examples=["$.total"])
     """Where the body says how many records there are."""
     maximum_offset: int | None = Field(None, ge=1, examples=[100000])
@@ -241,6 +158,8 @@ class PageNumberPaginator(_Paginator):
     """The page to begin with; default: the first."""
     page_param: Text = Field("page", examples=["p"])
     """The parameter for the number."""
+    page_body_path: Text | None = Field(None, examples=["paging.page"])
+    """The key of the request's `json` that takes the number, names with dots between; in place of `page_param`."""
     total_path: JsonPath | None = Field(None, examples=["$.pages"])
     """Where the body says how many pages there are."""
     maximum_page: int | None = Field(None, ge=1, examples=[1000])
@@ -281,14 +200,14 @@ Paginator = Annotated[AnyPaginator, Field(discriminator="type")]
 
 
 class ResponseAction(Table):
-    """What an answer means that is no page."""
+    """What an answer means that is no page, also a refusal."""
 
     status_code: int | None = Field(None, ge=100, le=599, examples=[404])
-    """The answer's status."""
+    """The answer's status. Needed for 401, 403, 408, 425, 429 and 5xx, which a `content` alone does not match."""
     content: Text | None = Field(None, examples=["no such account"])
-    """A text in its body."""
-    action: Literal["ignore"] = Field("ignore", examples=["ignore"])
-    """`ignore`: it is an empty last page."""
+    """A text in the first 64 KiB of its body."""
+    action: Literal["ignore", "retry"] = Field("ignore", examples=["retry"])
+    """`ignore`: it is an empty last page. `retry`: the request is sent again later, as after 429."""
 
     @model_validator(mode="after")
     def _says_something(self) -> ResponseAction:
@@ -306,6 +225,8 @@ class Endpoint(Table):
     """The method."""
     params: dict[str, Any] = Field(default_factory=dict, examples=[{"from": "{{ data_interval_start }}"}])
     """Parameters of the query; a list gives a parameter several times."""
+    headers: TemplateHeaders = Field(default_factory=dict, examples=[{"X-Account": "{{ shard.database }}"}])
+    """Headers of the requests, beside those of the connection."""
     json_: dict[str, Any] | None = Field(None, alias="json", examples=[{"day": "{{ ds }}"}])
     """The body as JSON, with `POST`."""
     data: dict[str, Any] | None = Field(None, examples=[{"day": "{{ ds }}"}])
@@ -314,6 +235,8 @@ class Endpoint(Table):
     """What the answer is."""
     data_selector: JsonPath = Field("$", examples=["$.items[*]"])
     """JSONPath of the records; of one array they are its items."""
+    may_lack_records: bool = Field(False, examples=[True])
+    """Whether an answer with nothing at `data_selector` has no records, where an API leaves an empty list out."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = Field(",", examples=[";"])
     """What is between the values of a CSV line."""
     encoding: Literal["utf-8", "cp1251", "latin-1", "utf-16"] = Field("utf-8", examples=["cp1251"])
@@ -327,7 +250,7 @@ class Endpoint(Table):
     response_actions: Annotated[tuple[ResponseAction, ...], Listed] = Field(
         (), examples=[[{"status_code": 404, "action": "ignore"}]]
     )
-    """Answers that mean that there are no records."""
+    """Answers that mean that there are no records, or that the request must be sent again."""
 
     @model_validator(mode="after")
     def _fits(self) -> Endpoint:
@@ -336,15 +259,28 @@ class Endpoint(Table):
                 raise ValueError(f'{key}: needs method = "POST"')
         if self.json_ is not None and self.data is not None:
             raise ValueError("data: is there beside json; keep one of the two")
-        if (
-            isinstance(self.paginator, CursorPaginator)
-            and self.paginator.cursor_body_path
-            and self.data is not None
-        ):
-            raise ValueError("data: takes no cursor; write json, or cursor_param in the paginator")
+        for key in ("cursor", "offset", "limit", "page"):
+            if (path := getattr(self.paginator, f"{key}_body_path", None)) is None:
+                continue
+            if self.data is not None:
+                raise ValueError(f"data: takes no {key}; write json, or {key}_param in the paginator")
+            if self.method != "POST":
+                raise ValueError(f'paginator.{key}_body_path: needs method = "POST"')
+            if not _has_room(self.json_ or {}, path):
+                raise ValueError(f"paginator.{key}_body_path: leads through a value of json that is no table")
         if self.format == "csv" and isinstance(self.paginator, JsonLinkPaginator | CursorPaginator):
             raise ValueError(f"paginator: {self.paginator.type} reads JSON, and the answer is CSV")
         return self
+
+
+def _has_room(body: Any, path: str) -> bool:
+    """Return whether there are only tables, or nothing, on the way to a key of the body."""
+    *outer, _ = path.removeprefix("$.").split(".")
+    for name in outer:
+        body = body.get(name, {})
+        if not isinstance(body, dict):
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,3 +293,4 @@ class Request:
     params: Mapping[str, Any]
     #: The body as JSON or as a form, as the endpoint has it.
     body: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)

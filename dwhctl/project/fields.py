@@ -365,6 +365,20 @@ def _headers(headers: dict[str, Any]) -> dict[str, Secret | str]:
 Headers = Annotated[dict[str, Any], AfterValidator(_headers)]
 
 
+def _template_headers(headers: dict[str, str]) -> dict[str, str]:
+    _headers(dict.fromkeys(headers, "x"))
+    for name, value in headers.items():
+        if is_secret_header(name) and "{{" not in value:
+            raise ValueError(
+                f'{name} holds a secret; write auth, or a variable: {name} = "{{{{ var.value.crm_token }}}}"'
+            )
+    return headers
+
+
+#: Headers whose values are templates.
+TemplateHeaders = Annotated[dict[str, str], AfterValidator(_template_headers)]
+
+
 def is_secret_header(name: str) -> bool:
     """Return whether people put a secret under this name."""
     return is_sensitive(name) or name.lower() in ("authorization", "cookie", "proxy-authorization")

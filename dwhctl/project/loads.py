@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from dwhctl.core.columns import SERVICE_FIELDS
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import quoted
-from dwhctl.project.endpoint import Endpoint, ResponseColumns
+from dwhctl.project.endpoint import Endpoint
 from dwhctl.project.fields import (
     Day,
     Duration,
@@ -33,6 +33,7 @@ from dwhctl.project.fields import (
     Zone,
     given,
 )
+from dwhctl.project.response_columns import ResponseColumns
 
 
 def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
@@ -79,17 +80,14 @@ class _Scheduled(NamedTable):
 
     @property
     def warehouse(self) -> str:
-        """The connection of the warehouse."""
         return str(getattr(self, self.warehouse_key))
 
     @property
     def target_table(self) -> str:
-        """The target table with its schema."""
         return str(getattr(self, self.table_key))
 
     @property
     def title(self) -> str:
-        """The kind and the name."""
         return f"{type(self).__name__.lower()} '{self.name}'"
 
 
@@ -210,7 +208,6 @@ class Shard:
 
     @property
     def zoneinfo(self) -> ZoneInfo:
-        """The shard's own clock."""
         return ZoneInfo(self.zone)
 
 

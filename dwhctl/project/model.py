@@ -333,12 +333,10 @@ class Project:
 
     @property
     def zone(self) -> ZoneInfo:
-        """The project's time zone."""
         return ZoneInfo(self.timezone)
 
     @property
     def sessions(self) -> Connection:
-        """The connection of the sessions table."""
         connection = self.connections[self.sessions_connection]
         if not SYSTEMS[connection.type].is_sessions:
             what = f"{connection.name} is {connection.type}; use a connection to PostgreSQL or SQLite"

@@ -51,7 +51,6 @@ class Place:
         return Place(self.file, key, hidden)
 
     def error(self, what: str) -> ConfigError:
-        """Return the error for a problem at this place."""
         return ConfigError(f"{self}: {what}")
 
     def __str__(self) -> str:
@@ -164,11 +163,12 @@ def one_of(value: object, allowed: Collection[str]) -> str:
 
 def _described(model: type[Table], error: ErrorDetails) -> str:
     name = str(error["loc"][-1]) if error["loc"] else ""
+    table, _ = _located(model, error["loc"][:-1])
     value, context = error["input"], error.get("ctx", {})
     if error["type"] == "extra_forbidden":
-        return f"unknown key; {nearest(name, _model_at(model, error['loc'][:-1]).file_keys())}"
+        return f"unknown key; {nearest(name, table.file_keys())}"
     if error["type"] == "missing":
-        return f"is missing; add {name} = {_example(_model_at(model, error['loc'][:-1]), name)}"
+        return f"is missing; add {name} = {_example(table, name)}"
     if error["type"] == "literal_error":
         return one_of(value, re.findall(r"'([^']*)'", context["expected"]))
     if error["type"] == "union_tag_invalid":
@@ -203,10 +203,6 @@ _WORDS = {
     "too_short": "is empty; write at least one value",
     "value_error": "{error}",
 }
-
-
-def _model_at(model: type[Table], steps: Sequence[str | int]) -> type[Table]:
-    return _located(model, steps)[0]
 
 
 def _located(model: type[Table], steps: Sequence[str | int]) -> tuple[type[Table], tuple[str | int, ...]]:

@@ -126,6 +126,7 @@ def _request(project: Project, load: Load, slice: Slice, names: dict[str, Any]) 
         rendered(endpoint.path, "path", lambda value: quote(str(_parameter(value)), safe="")),
         rendered(endpoint.params, "params"),
         rendered(endpoint.json_ if endpoint.json_ is not None else endpoint.data, body_key),
+        rendered(endpoint.headers, "headers"),
     )
 
 

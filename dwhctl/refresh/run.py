@@ -14,10 +14,9 @@ from dwhctl.core.errors import UsageError
 from dwhctl.engine.jobs import Attempts
 from dwhctl.engine.run import Run
 from dwhctl.project.names import ReportSql, find_report, report_sql
-from dwhctl.refresh.scheduler import RefreshRules, RefreshScheduler, ReportJob
-from dwhctl.runtime.events import Listener, RefreshStarted, RunResult
+from dwhctl.refresh.scheduler import RefreshRules, RefreshScheduler, ReportJob, readiness
+from dwhctl.runtime.events import Listener, Readiness, RefreshStarted, RunResult
 from dwhctl.runtime.locks import report_names
-from dwhctl.runtime.plan import Readiness, readiness
 from dwhctl.sessions import open_if_there
 
 if TYPE_CHECKING:

@@ -7,30 +7,35 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core import errors
 from dwhctl.core.waiting import Wait
+from dwhctl.core.words import shown_time
 from dwhctl.engine.jobs import Attempt, Job
 from dwhctl.engine.run import Scheduler
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.days import format_duration
+from dwhctl.project.names import in_project
 from dwhctl.refresh.transaction import refresh_report
-from dwhctl.runtime.events import ClosedFacts, ReportClosed, ReportStarted, ReportWaits
+from dwhctl.runtime.events import ClosedFacts, Readiness, ReportClosed, ReportStarted, ReportWaits
 from dwhctl.runtime.failures import keep_report_place
 from dwhctl.runtime.messages import Failure
-from dwhctl.runtime.plan import Readiness, lacking, longest_wait, not_met, readiness
-from dwhctl.sessions.values import State
+from dwhctl.runtime.plan import LoadRequest, candidates
+from dwhctl.sessions.values import State, is_complete
 from dwhctl.systems.base.system import TargetOptions, system_of
 
 if TYPE_CHECKING:
-    from dwhctl.project.loads import Report
+    from pathlib import Path
+
+    from dwhctl.project.loads import Need, Report
     from dwhctl.project.model import Project
     from dwhctl.project.names import ReportSql
     from dwhctl.runtime.slots import Slot
+    from dwhctl.sessions.store import SessionStore
     from dwhctl.systems.base.target import Target
 
 _NEEDS_POLL_SECONDS = 1.0
@@ -165,13 +170,13 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
             self.jobs,
             job,
             now,
-            until=self._rules.began + longest_wait(self._project, job.config, self._rules.wait),
+            until=self._rules.began + _longest_wait(self._project, job.config, self._rules.wait),
             pause=_NEEDS_POLL_SECONDS,
             event=ReportWaits(job.config.name, job.day, job.found),
-            error=lambda: errors.NotReady(not_met(job.found, job.day, self._project.place)),
+            error=lambda: errors.NotReady(_not_met(job.found, job.day, self._project.place)),
         )
         if waits:
-            job.wait.note(lambda: f"what report {job.config.name} needs: {lacking(job.found)}")
+            job.wait.note(lambda: f"what report {job.config.name} needs: {_lacking(job.found)}")
         else:
             job.wait.end()
         return False
@@ -283,3 +288,60 @@ def _settled(target: Target) -> bool:
     except errors.AttemptError:
         return False
     return True
+
+
+def readiness(
+    project: Project, store: SessionStore | None, report: Report, day: date
+) -> tuple[Readiness, ...]:
+    """Return how far the loads are that a report needs; without a sessions table nothing is complete."""
+    return tuple(_readiness(project, store, need, day) for need in report.needs)
+
+
+def _readiness(project: Project, store: SessionStore | None, need: Need, day: date) -> Readiness:
+    plan = candidates(project, LoadRequest(days=(day,), loads=(need.load,)))
+    found = store.last_sessions(need.load, day, day) if store is not None else []
+    last = {session.shard: session for session in found}
+    missing = [
+        planned
+        for planned in plan.slices
+        if not is_complete(last.get(planned.shard.name), planned.slice.end_at)
+    ]
+    ends = [end for planned in missing if (end := planned.slice.end_at) is not None]
+    over_at = max(ends, default=None)
+    return Readiness(
+        need.load,
+        need.at_least,
+        len(plan.slices),
+        tuple(planned.shard.name for planned in missing),
+        over_at if over_at is not None and over_at > datetime.now(UTC) else None,
+    )
+
+
+def _not_met(found: Sequence[Readiness], day: date, place: Path | None) -> str:
+    """Return which needs are not met, and what to do about it. `place` is the project's, for the command."""
+    unmet = [need for need in found if not need.is_met]
+    words = "; ".join(
+        f"{need}{f' (at_least = {need.at_least:g})' if need.at_least < 1 else ''}" for need in unmet
+    )
+    loads = " ".join(need.load for need in unmet)
+    if ends := [need.over_at for need in unmet if need.over_at is not None]:
+        return (
+            f"{words}. A slice is complete when it was loaded after its end, and {day} ends at"
+            f" {shown_time(max(ends))}: load and refresh it then"
+        )
+    command = in_project(f"dwhctl load {loads} --date {day} --only-missing", place)
+    return (
+        f"{words}. A slice is complete when it was loaded after its end: {command}; or wait longer (--wait, or wait"
+        " in the configuration)"
+    )
+
+
+def _lacking(found: Sequence[Readiness]) -> str:
+    """Return the needs that are not met, in words."""
+    return "; ".join(str(need) for need in found if not need.is_met)
+
+
+def _longest_wait(project: Project, report: Report, asked: timedelta | None) -> float:
+    """Return for how many seconds a report waits for its needs: `asked` (--wait) wins, then its own key."""
+    waits = (asked, report.wait, project.refreshing.wait)
+    return next(wait for wait in waits if wait is not None).total_seconds()

@@ -1,7 +1,7 @@
 """The parts that every run needs.
 
 Read in this order:
-- `plan`: which slices of which loads, and whether the data of a report is complete.
+- `plan`: which slices of which loads, in which order, and about how long they take.
 - `run_context` begins a run: run id, locks, recovery. `locks` (and the state folder), `slots`, `recovery` of dead runs.
 - `prepare` creates and describes the target tables, and knows which columns each shard delivered; `new_tables` makes
   those of loads without a `create`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import ExitCode
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from dwhctl.runtime.failures import FailureGroup
     from dwhctl.runtime.locks import Holder
     from dwhctl.runtime.messages import Failure, LogMessage
-    from dwhctl.runtime.plan import Plan, Readiness
+    from dwhctl.runtime.plan import Plan
     from dwhctl.sessions.values import State
 
 
@@ -39,6 +40,42 @@ class RefreshStarted:
     run_id: str
     reports: tuple[str, ...]
     day: date
+
+
+_SHOWN_SHARDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """How many slices of a needed load are complete for a day: of `expected` those of the shards `missing` are not.
+
+    `over_at` is the end of the day in the last of these shards, where it is still to come.
+    """
+
+    load: str
+    at_least: float
+    expected: int
+    missing: tuple[str, ...] = ()
+    over_at: datetime | None = None
+
+    @property
+    def complete(self) -> int:
+        """How many slices are complete."""
+        return self.expected - len(self.missing)
+
+    @property
+    def is_met(self) -> bool:
+        """Whether that is enough. A date before every shard's first one has nothing to wait for."""
+        # As written in the configuration: 0.98 * 150 is more than 147 in binary fractions.
+        return self.complete >= Fraction(str(self.at_least)) * self.expected
+
+    def __str__(self) -> str:
+        if not self.expected:
+            return f"{self.load}: no slice is expected on this day"
+        done = f"{self.load}: {self.complete} of {self.expected} slices are complete"
+        shown = ", ".join(self.missing[:_SHOWN_SHARDS])
+        more = f" and {len(self.missing) - _SHOWN_SHARDS} more" if len(self.missing) > _SHOWN_SHARDS else ""
+        return f"{done}, missing {shown}{more}" if self.missing else done
 
 
 @dataclass(frozen=True, slots=True)

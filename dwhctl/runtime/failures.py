@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,10 +73,11 @@ class Failures:
             return in_project(retry_reports([name], newest), place)
         if not self._is_whole(slices[0]):
             return retry_slices([(name, str(slice.shard), slice.day) for slice in slices], place)
-        # The date is only a label, and a success clears the failures up to its date.
+        # The date is only a label, and a success clears the failures up to its date. A closed shard has none today.
         today = datetime.now(self._project.zone).date()
         shards = "".join(f" --shard {shard}" for shard in dict.fromkeys(slice.shard for slice in slices))
-        label = "today" if newest <= today else newest
+        is_open = all(self._is_expected(replace(slice, day=today)) for slice in slices)
+        label = "today" if newest <= today and is_open else newest
         return in_project(f"dwhctl load {as_asked(name)} --date {label}{shards}", place)
 
     def _of(self, name: str) -> tuple[Load | None, dict[str, Shard]]:

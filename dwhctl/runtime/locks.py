@@ -282,6 +282,10 @@ class StateDir:
         """Return the path of a run's lock. Raise ValueError for an id that leads out of the folder."""
         return inside(self.run_locks, f"{run_id}.lock")
 
+    def locked_runs(self) -> set[str]:
+        """Return the ids of the runs that have a lock here: they are alive, or did not end in order."""
+        return {path.name.removesuffix(".lock") for path in self.run_locks.glob("*.lock")}
+
     def make(self) -> None:
         """Make the folders, close them to other users, and try a lock. Raise StateDirError."""
         self._make(self.run_locks, self.work_locks, self.slots, self.staging)

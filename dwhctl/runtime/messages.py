@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import logging
 import pickle
-import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +14,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dwhctl.core.errors import About, AttemptError, DwhctlError, InternalError, SchemaDriftError, is_error
-from dwhctl.core.secrets import mask
-from dwhctl.core.words import printable
+from dwhctl.core.errors import (
+    About,
+    AttemptError,
+    ConfigError,
+    DwhctlError,
+    InternalError,
+    SchemaDriftError,
+    is_error,
+)
+from dwhctl.core.secrets import mask, stderr_format
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
@@ -149,7 +155,9 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Describe an error; what is not an AttemptError is a defect, and permanent."""
+        """Describe an error; what is neither an AttemptError nor a mistake in the configuration is a defect."""
+        if isinstance(error, ConfigError):  # such as a secret that is not there
+            return cls(ConfigError.__name__, mask(str(error)), permanent=True)
         if not isinstance(error, AttemptError):
             message = mask(f"{type(error).__name__}: {error}")
             return cls(InternalError.__name__, message, permanent=True, traceback=_traceback(error))
@@ -213,15 +221,6 @@ class StageResult:
     kept: tuple[bool, bool] = (False, False)
 
 
-_LONGEST_SECONDS = 600.0
-
-
-def retry_seconds(delay: timedelta, failures: int) -> float:
-    """Return the wait after so many failures: `delay` doubled each time, ten minutes at most, a fifth more or less."""
-    base = delay.total_seconds() * 2.0 ** (failures - 1)
-    return min(base, _LONGEST_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
-
-
 _MOST_OF_MESSAGE = 4000
 _MOST_MESSAGES = 50
 _FORMAT = logging.Formatter()
@@ -244,29 +243,8 @@ class _Capture(logging.Handler):
         level: Level = "error" if record.levelno >= logging.ERROR else "warning"
         self._take(LogMessage(at, level, record.name, text[:_MOST_OF_MESSAGE]))
         if self._to_stderr and logging.lastResort is not None and logging.getLogger().handlers == [self]:
-            text = _READABLE.format(record)
+            text = stderr_format().format(record)
             logging.lastResort.handle(logging.makeLogRecord({"levelno": record.levelno, "msg": text}))
-
-
-class _Printable(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the message, and the error without its traceback: a reader of stderr cannot use that."""
-        try:
-            text = record.getMessage()
-        except Exception:  # its arguments do not fit its text
-            text = str(record.msg)
-        error = record.exc_info[1] if record.exc_info else None
-        parts = (text,) if error is None else (text, type(error).__name__, str(error))
-        return printable(mask(": ".join(filter(None, parts))))
-
-
-_READABLE = _Printable()
-
-
-def make_logging_printable() -> None:
-    """Mask and make printable what libraries log to stderr without a handler: it quotes servers."""
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(_Printable())
 
 
 @contextmanager

@@ -1,24 +1,24 @@
-"""What a run will do: which slices of which loads, in which order."""
+"""What a run will do: which slices of which loads, in which order, and about how long it takes."""
 
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
-from fractions import Fraction
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import UsageError
-from dwhctl.core.words import quoted, shown_time
+from dwhctl.core.words import quoted
 from dwhctl.project.days import Slice, make_slice
 from dwhctl.project.names import as_asked, find_load, in_project, meant
-from dwhctl.sessions.values import is_complete
+from dwhctl.sessions import open_if_there
+from dwhctl.sessions.values import LastSession, is_complete, is_good
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from dwhctl.project.loads import Load, Need, Report, Shard
+    from dwhctl.project.loads import Load, Shard
     from dwhctl.project.model import Project
     from dwhctl.sessions.store import SessionStore
 
@@ -100,7 +100,8 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
     slices, starts, before_start, after_end = [], set(), 0, 0
     for day in dict.fromkeys(request.days):
         for load, shards in tasks:
-            if load.slice_by is None and day != request.days[0]:
+            # Its rows are those of now: the newest day decides which shards are expected.
+            if load.slice_by is None and day != max(request.days):
                 continue
             for shard in shards:
                 if is_before_start(load, shard, day):
@@ -142,6 +143,47 @@ def only_failed(plan: Plan, failed: Iterable[Name]) -> Plan:
 
 def _kept(plan: Plan, known: set[Name], *, wanted: bool) -> tuple[PlannedSlice, ...]:
     return tuple(planned for planned in plan.slices if (planned.name in known) is wanted)
+
+
+def narrowed(plan: Plan, request: LoadRequest, store: SessionStore | None) -> Plan:
+    """Leave out the slices that the request excludes by their sessions; without a store there are none."""
+    last = _last_sessions(store, plan) if store and (request.only_missing or request.only_failed) else {}
+    if request.only_missing:
+        done = (
+            planned.name
+            for planned in plan.slices
+            if is_complete(last.get(planned.name), planned.slice.end_at)
+        )
+        plan = without_complete(plan, done)
+    if request.only_failed:
+        # A running session may be that of a dead run: it is reaped before the slice is checked again.
+        plan = only_failed(plan, (name for name, session in last.items() if not is_good(session.state)))
+    return plan
+
+
+def _last_sessions(store: SessionStore, plan: Plan) -> dict[Name, LastSession]:
+    """Return the last session of each slice of the plan's loads and days."""
+    days: dict[str, list[date]] = {}
+    for planned in plan.slices:
+        days.setdefault(planned.load.name, []).append(planned.slice.day)
+    return {
+        (session.load, session.shard, session.day): session
+        for load, of_load in days.items()
+        for session in store.last_sessions(load, min(of_load), max(of_load))
+    }
+
+
+def seconds_of(store: SessionStore, plan: Plan) -> dict[tuple[str, str], float]:
+    """Read the mean seconds of the plan's slices, by load and shard; one that was never loaded has none."""
+    shards: dict[str, set[str]] = {}
+    for planned in plan.slices:
+        shards.setdefault(planned.load.name, set()).add(planned.shard.name)
+    return {
+        (load, shard): seconds
+        for load, of_load in shards.items()
+        for shard, seconds in store.durations(load, _OF_EACH_SHARD * len(of_load)).items()
+        if shard in of_load
+    }
 
 
 def slowest_first(plan: Plan, seconds: Mapping[tuple[str, str], float]) -> Plan:
@@ -234,94 +276,71 @@ def loads_with_days(project: Project, names: Sequence[str]) -> tuple[tuple[str, 
     return tuple(load.name for load in loads if load.slice_by is not None), whole
 
 
-_SHOWN_SHARDS = 5
+#: So many sessions of each shard, and so many of all, are read: enough to average, few enough to be quick.
+_OF_EACH_SHARD = 20
+_OF_ALL = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Readiness:
-    """How many slices of a needed load are complete for a day: of `expected` those of the shards `missing` are not.
+class Past:
+    """Mean seconds of the sessions of a load and shard, and how many sessions a run had open at once."""
 
-    `over_at` is the end of the day in the last of these shards, where it is still to come.
+    seconds: Mapping[tuple[str, str], float]
+    open_at_once: float = 1.0
+
+
+NO_PAST = Past({})
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """About how many seconds a plan takes with so many workers; None when nothing like it was ever loaded."""
+
+    seconds: float | None
+    workers: int
+
+
+def foresee(project: Project, request: LoadRequest, plan: Plan) -> Forecast:
+    """Return about how long a plan takes with the workers of the request. Touches nothing."""
+    store = open_if_there(project.sessions)
+    with store or nullcontext():
+        past = past_of(store, plan) if store is not None else NO_PAST
+    return forecast(plan, past, jobs_at_once(project, request, plan), project.max_workers)
+
+
+def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
+    """Return how many workers the run has at most."""
+    wanted = request.jobs or project.max_workers
+    return max(1, min(wanted, project.max_workers, sum(planned.load.split for planned in plan.slices)))
+
+
+def past_of(store: SessionStore, plan: Plan) -> Past:
+    """Read how long the plan's loads took recently."""
+    return Past(seconds_of(store, plan), open_at_once(store.run_durations(_OF_ALL)))
+
+
+def open_at_once(runs: Iterable[tuple[float, float]]) -> float:
+    """Return how many sessions are open at once in the run to which the median session second belongs.
+
+    Each run is its sessions' seconds added up, and its seconds by the clock: many small runs, or one that waited
+    an hour for a retry, say little about a large one.
     """
-
-    load: str
-    at_least: float
-    expected: int
-    missing: tuple[str, ...] = ()
-    over_at: datetime | None = None
-
-    @property
-    def complete(self) -> int:
-        """How many slices are complete."""
-        return self.expected - len(self.missing)
-
-    @property
-    def is_met(self) -> bool:
-        """Whether that is enough. A date before every shard's first one has nothing to wait for."""
-        # As written in the configuration: 0.98 * 150 is more than 147 in binary fractions.
-        return self.complete >= Fraction(str(self.at_least)) * self.expected
-
-    def __str__(self) -> str:
-        if not self.expected:
-            return f"{self.load}: no slice is expected on this day"
-        done = f"{self.load}: {self.complete} of {self.expected} slices are complete"
-        shown = ", ".join(self.missing[:_SHOWN_SHARDS])
-        more = f" and {len(self.missing) - _SHOWN_SHARDS} more" if len(self.missing) > _SHOWN_SHARDS else ""
-        return f"{done}, missing {shown}{more}" if self.missing else done
+    rates = sorted((sum_ / clock, sum_) for sum_, clock in runs if sum_ > 0 and clock > 0)
+    left = sum(sum_ for _, sum_ in rates) / 2
+    for rate, sum_ in rates:
+        left -= sum_
+        if left <= 0:
+            return rate
+    return 1.0
 
 
-def readiness(
-    project: Project, store: SessionStore | None, report: Report, day: date
-) -> tuple[Readiness, ...]:
-    """Return how far the loads are that a report needs; without a sessions table nothing is complete."""
-    return tuple(_readiness(project, store, need, day) for need in report.needs)
-
-
-def _readiness(project: Project, store: SessionStore | None, need: Need, day: date) -> Readiness:
-    plan = candidates(project, LoadRequest(days=(day,), loads=(need.load,)))
-    found = store.last_sessions(need.load, day, day) if store is not None else []
-    last = {session.shard: session for session in found}
-    missing = [
-        planned
-        for planned in plan.slices
-        if not is_complete(last.get(planned.shard.name), planned.slice.end_at)
-    ]
-    ends = [end for planned in missing if (end := planned.slice.end_at) is not None]
-    over_at = max(ends, default=None)
-    return Readiness(
-        need.load,
-        need.at_least,
-        len(plan.slices),
-        tuple(planned.shard.name for planned in missing),
-        over_at if over_at is not None and over_at > datetime.now(UTC) else None,
-    )
-
-
-def not_met(found: Sequence[Readiness], day: date, place: Path | None = None) -> str:
-    """Return which needs are not met, and what to do about it. `place` is the project's, for the command."""
-    unmet = [need for need in found if not need.is_met]
-    words = "; ".join(
-        f"{need}{f' (at_least = {need.at_least:g})' if need.at_least < 1 else ''}" for need in unmet
-    )
-    loads = " ".join(need.load for need in unmet)
-    if ends := [need.over_at for need in unmet if need.over_at is not None]:
-        return (
-            f"{words}. A slice is complete when it was loaded after its end, and {day} ends at"
-            f" {shown_time(max(ends))}: load and refresh it then"
-        )
-    command = in_project(f"dwhctl load {loads} --date {day} --only-missing", place)
-    return (
-        f"{words}. A slice is complete when it was loaded after its end: {command}; or wait longer (--wait, or wait"
-        " in the configuration)"
-    )
-
-
-def lacking(found: Sequence[Readiness]) -> str:
-    """Return the needs that are not met, in words."""
-    return "; ".join(str(need) for need in found if not need.is_met)
-
-
-def longest_wait(project: Project, report: Report, asked: timedelta | None) -> float:
-    """Return for how many seconds a report waits for its needs: `asked` (--wait) wins, then its own key."""
-    waits = (asked, report.wait, project.refreshing.wait)
-    return next(wait for wait in waits if wait is not None).total_seconds()
+def forecast(plan: Plan, past: Past, workers: int, usual_workers: int) -> Forecast:
+    """Return about how long the plan takes with `workers`, where past runs had `usual_workers`."""
+    counts = Counter((planned.load.name, planned.shard.name) for planned in plan.slices)
+    known = [past.seconds[task] for task in counts if task in past.seconds]
+    if not known:
+        return Forecast(None, workers)
+    # A slice that was never loaded counts as an average one.
+    usual = sum(known) / len(known)
+    total = sum(count * past.seconds.get(task, usual) for task, count in counts.items())
+    return Forecast(total / past.open_at_once * usual_workers / workers, workers)

@@ -5,6 +5,8 @@ And know which columns each shard has delivered: those that it lacks later are n
 
 from __future__ import annotations
 
+import importlib
+import random
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from dwhctl.core import errors
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import split_statements
+from dwhctl.core.waiting import retry_seconds
 from dwhctl.project.templates import render_file
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.failures import keep_create_place
@@ -99,7 +102,7 @@ def describe_targets(
     slots: Slots,
     blocked: Mapping[str, errors.AttemptError],
     retries: Callable[[Load], int],
-    tell: Callable[[Notice], None] = lambda _notice: None,
+    notify: Callable[[Notice], None] = lambda _notice: None,
 ) -> PreparedTables:
     """Prepare the table of each load of the plan; a permanent failure costs the slices of its load only.
 
@@ -107,7 +110,7 @@ def describe_targets(
     table should be made, are only waited for when no other load waits.
     """
     finder, connected = TableColumnsFinder(project, slots), _Connected(targets, slots)
-    preparation = _Preparation(project, targets, blocked, retries, tell, finder, connected)
+    preparation = _Preparation(project, targets, blocked, retries, notify, finder, connected)
     for load in plan.loads():
         preparation.loads[load.target].append(load)
     for planned in plan.slices:
@@ -127,7 +130,7 @@ class _Preparation:
     _targets: Mapping[str, Target]
     _blocked: Mapping[str, errors.AttemptError]
     _retries: Callable[[Load], int]
-    _tell: Callable[[Notice], None]
+    _notify: Callable[[Notice], None]
     _finder: TableColumnsFinder
     _connected: _Connected
     loads: dict[str, list[Load]] = field(default_factory=lambda: defaultdict(list))
@@ -137,6 +140,8 @@ class _Preparation:
 
     def run(self) -> None:
         """Fill `found`."""
+        # The columns need it; meanwhile this thread waits for the warehouses.
+        threading.Thread(target=importlib.import_module, args=("pyarrow",), daemon=True).start()
         for name, loads in self.loads.items():
             created = [load for load in loads if self._tried([load], partial(self._create, load))]
             described = self._tried(created, partial(self._describe, name, created)) if created else None
@@ -154,14 +159,51 @@ class _Preparation:
         try:
             if (known := self._blocked.get(first.name) or self._down.get(first.target)) is not None:
                 raise known
-            waits = len(self.slices) == 1
-            return _retried(first, self._retries(first), work, self._tell, waits=waits, finder=self._finder)
+            return self._retried(first, work)
         except errors.AttemptError as error:
             self.found.failures.update({load.name: Failure.of(error) for load in loads})
             of_target = first.name not in self._blocked and error is not self._finder.failure
             if isinstance(error, _OUT_OF_REACH) and of_target:
                 self._down[first.target] = error
             return None
+
+    def _retried(self, load: Load, work: Callable[[], Result]) -> Result:
+        """Try as often as the load's slices are tried, with a notice for each failure that may pass."""
+        retries = self._retries(load)
+
+        def may_pass(error: BaseException) -> bool:
+            waits = error is not self._finder.failure or len(self.slices) == 1
+            return waits and isinstance(error, errors.AttemptError) and not error.permanent
+
+        def seconds(state: RetryCallState) -> float:
+            # Up to a second more: runs that want one file at once do not meet again.
+            return retry_seconds(load.retry_delay, state.attempt_number) + random.random()  # noqa: S311 - no secret
+
+        def notify(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            what = "a shard" if error is self._finder.failure else f"the warehouse {load.target}"
+            tried = f"attempt {state.attempt_number} of {retries + 1} failed: {error}"
+            text = f"{what} is not ready for load {load.name}: {tried}; will retry in {state.upcoming_sleep:.0f} s"
+            self._notify(Notice(text))
+
+        try:
+            return work()  # as nearly always: a run has hundreds of tables
+        except errors.AttemptError as error:
+            if not may_pass(error):
+                raise
+            failures = [error]
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt
+
+        def attempt() -> Result:
+            if failures:
+                raise failures.pop()
+            return work()
+
+        stop = stop_after_attempt(retries + 1)
+        attempts = Retrying(
+            retry=retry_if_exception(may_pass), stop=stop, wait=seconds, before_sleep=notify, reraise=True
+        )
+        return attempts(attempt)
 
     def _create(self, load: Load) -> bool:
         if load.create is not None:
@@ -241,55 +283,6 @@ class _Connected:
         """Disconnect. Idempotent."""
         self._name = None
         self._held.close()
-
-
-def _retried(
-    load: Load,
-    retries: int,
-    work: Callable[[], Result],
-    tell: Callable[[Notice], None],
-    *,
-    waits: bool,
-    finder: TableColumnsFinder,
-) -> Result:
-    """Try as often as the load's slices are tried, with a notice for each failure; `waits`: also for its shards."""
-
-    def is_tried_again(error: BaseException) -> bool:
-        passes = isinstance(error, errors.AttemptError) and not error.permanent
-        return passes and (waits or error is not finder.failure)
-
-    def notify(attempt: RetryCallState) -> None:
-        error = attempt.outcome.exception() if attempt.outcome else None
-        what = "a shard" if error is finder.failure else f"the warehouse {load.target}"
-        tell(
-            Notice(
-                f"{what} is not ready for load {load.name}:"
-                f" attempt {attempt.attempt_number} of {retries + 1} failed: {error};"
-                f" will retry in {attempt.upcoming_sleep:.0f} s"
-            )
-        )
-
-    try:
-        return work()
-    except errors.AttemptError as error:
-        if not is_tried_again(error):
-            raise
-        failures = [error]
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
-
-    def attempt() -> Result:
-        if failures:
-            raise failures.pop()
-        return work()
-
-    attempts = Retrying(
-        retry=retry_if_exception(is_tried_again),
-        stop=stop_after_attempt(retries + 1),
-        wait=wait_exponential(multiplier=load.retry_delay.total_seconds(), max=600) + wait_random(0, 1),
-        before_sleep=notify,
-        reraise=True,
-    )
-    return attempts(attempt)
 
 
 def _run_create(project: Project, load: Load, target: Target) -> None:

@@ -54,16 +54,14 @@ class Reaper:
     blocked: dict[str, errors.AttemptError] = field(default_factory=dict)
     _out_of_reach: dict[str, errors.AttemptError] = field(default_factory=dict)
 
-    def reap_dead_runs(self, own_run: str, work: Collection[str] = ()) -> None:
-        """Reap every run that is not alive. `work`: the names of the work locks that the own run holds.
+    def reap_dead_runs(self, others: Iterable[str], locked: Collection[str], work: Collection[str]) -> None:
+        """Reap those of the other runs that are not alive. `locked` have a lock in this state folder.
 
-        Raise errors.LockHeldError when a run that had the same work before does not end.
+        `work`: the names of the work locks that the own run holds. Raise errors.LockHeldError when a run that had the
+        same work before does not end.
         """
-        left = {path.name.removesuffix(".lock") for path in self._state.run_locks.glob("*.lock")}
-        for run_id in self._of_our_form(left | set(self._store.unfinished_runs()) - {own_run}):
-            if run_id == own_run:
-                continue
-            if run_id not in left:
+        for run_id in self._of_our_form(others):
+            if run_id not in locked:
                 self._refuse_other_machines(run_id)
             lock = Lock(self._state.run_lock(run_id))
             if not self._take(run_id, lock, work):

@@ -26,7 +26,7 @@ from dwhctl.core.waiting import waited
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.locks import Lock, StateDir, held_in_sessions, held_work, shown_holder
 from dwhctl.runtime.recovery import Reaper
-from dwhctl.runtime.slots import WORKERS, Slots, connection_limits
+from dwhctl.runtime.slots import Slots
 from dwhctl.sessions import open_store
 
 if TYPE_CHECKING:
@@ -232,11 +232,6 @@ def new_run_id() -> str:
     return f"{now:%Y%m%dT%H%M%S}-{now.microsecond * 256 // 1_000_000:02x}{uuid.uuid4().hex[:6]}"
 
 
-def limits_of(project: Project) -> dict[str, int | None]:
-    """Return how many may use each connection, or be a worker, at once."""
-    return connection_limits(project) | {WORKERS: project.max_workers}
-
-
 @contextmanager
 def _with_remedy(wait: float) -> Iterator[None]:
     try:
@@ -289,9 +284,11 @@ class RunContext:
         store.handed_out = ids.note
         self._hold_run(stack, store)
         reach("run.held")
-        reaper = Reaper(self.project, self.state, store, self.targets, self.slots, self.notify)
-        reaper.reap_dead_runs(self.run_id, work)
-        self.blocked = reaper.blocked
+        locked = self.state.locked_runs()
+        if others := (locked | set(store.unfinished_runs())) - {self.run_id}:
+            reaper = Reaper(self.project, self.state, store, self.targets, self.slots, self.notify)
+            reaper.reap_dead_runs(others, locked, work)
+            self.blocked = reaper.blocked
         return store
 
     def _never_reuse_ids(self, store: SessionStore) -> None:

@@ -203,15 +203,21 @@ def _file_name(name: str) -> str:
     return name.replace(" ", "-")
 
 
+def slots_of_run(project: Project) -> Slots:
+    """Return the slots of a project's connections and workers."""
+    limits = _connection_limits(project) | {WORKERS: project.max_workers}
+    return Slots(StateDir(project.state_dir).slots, limits)
+
+
 def slots_of(project: Project) -> Slots:
     """Return the slots of a project's connections for a check that makes no state folder.
 
     Without the folder there is no other run, and so no limit to keep.
     """
     folder = StateDir(project.state_dir).slots
-    return Slots(folder, connection_limits(project) if folder.is_dir() else {})
+    return Slots(folder, _connection_limits(project) if folder.is_dir() else {})
 
 
-def connection_limits(project: Project) -> dict[str, int | None]:
+def _connection_limits(project: Project) -> dict[str, int | None]:
     """Return the limit of each connection, by its name."""
     return {name: connection.max_connections for name, connection in project.connections.items()}

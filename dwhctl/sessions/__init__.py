@@ -5,7 +5,7 @@ Read in this order:
 - `schema`: the columns that the table must have, and the named statements of the `.sql` files beside it.
 - `store`: what can be written and read. `sqlite_store` (default, one machine) and `postgres_store` (several machines).
 - This file opens a store; the drivers are imported only then.
-- `task_states`: what fails now. `history`: past sessions and runs, durations, and the look-up of a run by id.
+- `task_states`: what fails now. `history`: past sessions and runs, what a comparison asks, and the look-up of a run.
 Only the parent process of a run writes here; the workers never do.
 """
 

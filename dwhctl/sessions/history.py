@@ -193,6 +193,31 @@ def last_successes(
     }
 
 
+def running_tasks(store: SessionStore) -> set[tuple[str, str]]:
+    """Return load and shard of the sessions that are running."""
+    rows = store.read("reading the running sessions", "running_tasks", {})
+    return {(as_text(load), as_text(shard)) for load, shard in rows}
+
+
+def successful_ids(store: SessionStore, load: str, first: date, last: date) -> set[tuple[str, int]]:
+    """Return shard and id of the successful sessions of these days."""
+    values = {"load": load, "first": first, "last": last}
+    rows = store.read("reading the successful sessions", "successful_sessions", values)
+    return {(as_text(shard), int(id_)) for id_, shard in rows}
+
+
+def is_successful(store: SessionStore, load: str, shard: str, id_: int) -> bool:
+    """Return whether this is the id of a successful session of the load and shard, whatever its day."""
+    values = {"load": load, "shard": shard, "id": id_}
+    return bool(store.read("reading a session", "successful_session", values))
+
+
+def adopted_shards(store: SessionStore, load: str, first: date, last: date) -> set[str]:
+    """Return the shards whose last successful session of these days adopted the rows of another tool."""
+    values = {"load": load, "first": first, "last": last}
+    return {as_text(shard) for (shard,) in store.read("reading adopted slices", "adopted_shards", values)}
+
+
 def prunable(
     store: SessionStore, before: datetime, size: int, *, everything: bool
 ) -> Iterator[tuple[int, list[int]]]:

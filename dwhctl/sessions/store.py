@@ -276,27 +276,6 @@ class SessionStore(ABC):
         """Return whether the load has any session."""
         return bool(self.read("reading sessions", "any_of_load", {"load": load}))
 
-    def running_tasks(self) -> set[tuple[str, str]]:
-        """Return load and shard of the sessions that are running."""
-        rows = self.read("reading the running sessions", "running_tasks", {})
-        return {(as_text(load), as_text(shard)) for load, shard in rows}
-
-    def successful_ids(self, load: str, first: date, last: date) -> set[tuple[str, int]]:
-        """Return shard and id of the successful sessions of these days."""
-        values = {"load": load, "first": first, "last": last}
-        rows = self.read("reading the successful sessions", "successful_sessions", values)
-        return {(as_text(shard), int(id_)) for id_, shard in rows}
-
-    def is_successful(self, load: str, shard: str, id_: int) -> bool:
-        """Return whether this is the id of a successful session of the load and shard, whatever its day."""
-        values = {"load": load, "shard": shard, "id": id_}
-        return bool(self.read("reading a session", "successful_session", values))
-
-    def adopted_shards(self, load: str, first: date, last: date) -> set[str]:
-        """Return the shards whose last successful session of these days adopted the rows of another tool."""
-        values = {"load": load, "first": first, "last": last}
-        return {as_text(shard) for (shard,) in self.read("reading adopted slices", "adopted_shards", values)}
-
     def delivered_columns(self, load: str) -> dict[str, dict[str, str]]:
         """Return the columns that each shard has delivered: shard -> name -> declared type."""
         found: dict[str, dict[str, str]] = {}

@@ -88,10 +88,19 @@ def unsuccessful_slices(execute: Execute, since: datetime) -> list[UnsuccessfulS
     ]
 
 
-def successful_slices(execute: Execute, work: str, first: date, last: date) -> list[tuple[str, date]]:
-    """Return shard and day of the slices of a load or report whose last closed session is successful."""
+class ClosedSlice(NamedTuple):
+    """A slice by its last closed session. A report has the shard ""."""
+
+    id: int
+    shard: str
+    day: date
+    succeeded: bool
+
+
+def closed_slices(execute: Execute, work: str, first: date, last: date) -> list[ClosedSlice]:
+    """Return the slices of a load or report on these days that have a closed session."""
     rows = execute("closed_slices", {"load": work, "first": first, "last": last})
-    return [(as_text(shard), as_day(day)) for shard, day, is_successful in rows if is_successful]
+    return [ClosedSlice(id_, as_text(shard), as_day(day), bool(good)) for id_, shard, day, good in rows]
 
 
 def failing_tasks(store: SessionStore, slices: Iterable[UnsuccessfulSlice]) -> list[FailingTask]:

@@ -27,8 +27,8 @@ from dwhctl.runtime.locks import StateDir, work_names
 from dwhctl.runtime.log import logged_run
 from dwhctl.runtime.plan import LoadRequest, Plan, PlannedSlice, candidates, without_complete
 from dwhctl.runtime.prepare import targets_of
-from dwhctl.runtime.run_context import RunContext, limits_of, new_run_id
-from dwhctl.runtime.slots import Slots
+from dwhctl.runtime.run_context import RunContext, new_run_id
+from dwhctl.runtime.slots import slots_of_run
 from dwhctl.sessions import open_if_there
 from dwhctl.sessions.store import SessionStore
 from dwhctl.sessions.values import Adopted, is_complete
@@ -118,7 +118,7 @@ def adopt(project: Project, request: AdoptRequest, listen: Listener) -> AdoptRep
             request.command,
             project,
             StateDir(project.state_dir),
-            Slots(StateDir(project.state_dir).slots, limits_of(project)),
+            slots_of_run(project),
             targets_of(project, f"dwhctl:{run_id}"),
             notify=log,
             # It stages nothing and leaves no session open: there is nothing to reap.

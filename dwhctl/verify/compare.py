@@ -93,7 +93,7 @@ class Sides(ABC):
 
 
 class Comparison:
-    """One comparison. Without a store it compares every slice, whoever loaded it."""
+    """One comparison. Without a store it compares every slice, whatever loaded it."""
 
     def __init__(
         self,

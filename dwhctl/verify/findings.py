@@ -14,10 +14,14 @@ from dwhctl.core.errors import AttemptError
 from dwhctl.core.secrets import mask
 from dwhctl.core.words import escaped
 from dwhctl.monitor.coverage import Gap, fold_shards
+from dwhctl.project.checks import task_name
 from dwhctl.project.fields import name_problem
 from dwhctl.project.loads import Load
 from dwhctl.project.model import Project
+from dwhctl.project.names import in_project
 from dwhctl.runtime.plan import PlannedSlice
+from dwhctl.sessions.store import SessionStore
+from dwhctl.sessions.task_states import read_newest
 from dwhctl.sessions.values import LastSession, State
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure
 from dwhctl.systems.base.inspection import Cut, Differing, Duplicates
@@ -153,7 +157,7 @@ def differences(measure: Measure, source: Fingerprint, warehouse: Fingerprint) -
 
 
 def missing(table: str, rows: int, *, here: bool) -> SliceFinding:
-    """Say that a side has no row of the slice: the first side with `here`."""
+    """Return the finding that a side has no row of the slice: the first side with `here`."""
     counts = ("0", str(rows)) if here else (str(rows), "0")
     return SliceFinding(Check.MISSING, *counts, f"missing in {table}", rows=rows)
 
@@ -168,7 +172,7 @@ def column_differs(measure: Measure, name: str, differing: Differing) -> SliceFi
 
 
 def duplicate_finding(check: Check, measure: Measure, duplicates: Duplicates) -> SliceFinding:
-    """Say that the warehouse has keys twice, in the slice or outside of it."""
+    """Return the finding that the warehouse has duplicate keys, in the slice or outside of it."""
     example = f"such as {key_names(measure)} = {duplicates.example}"
     return SliceFinding(check, None, str(duplicates.keys), example)
 
@@ -200,7 +204,7 @@ class Explanation:
 
     @classmethod
     def failed(cls, error: AttemptError) -> Explanation:
-        """Say why there is none."""
+        """Return the explanation that none was found, with the error."""
         return cls(f"which rows differ was not found: {error}")
 
     def put_into(self, found: Sequence[SliceFinding]) -> list[SliceFinding]:
@@ -240,7 +244,7 @@ def unknown_rows(project: Project, load: Load, sources: Mapping[str, int]) -> li
 
 
 def what_to_do(load: Load, name: str) -> str:
-    """Say what is wrong with the rows of an unknown etl_source, and what to do about them."""
+    """Return what is wrong with the rows of an unknown etl_source, and what to do about them."""
     literal = name.replace("'", "''")
     where = f"= '{literal}'" if name else "IS NULL OR etl_source = ''"
     delete = f"DELETE FROM {load.table} WHERE etl_source {where}"
@@ -250,6 +254,22 @@ def what_to_do(load: Load, name: str) -> str:
         f"no shard of {load.name} has this name. Was the shard renamed? Keep the name:"
         f' {{ name = "{name}", database = "NEW" }}; is it closed: {{ name = "{name}", until = "LAST DAY" }};'
         f" else, when its days are loaded under the new name: {delete}"
+    )
+
+
+def is_loaded(project: Project, store: SessionStore, load: Load) -> bool:
+    """Return whether the last session of a shard's newest day loaded rows."""
+    tasks = [task_name(load.name, shard.name) for shard in project.shards_of(load)]
+    return any(session.rows for session in read_newest(store, tasks).values())
+
+
+def rows_are_gone(project: Project, load: Load) -> str:
+    """Say what to do about a table without rows whose slices the sessions have as loaded."""
+    days = f"backfill {load.name} -s {load.start_date or 'D'} -e yesterday"
+    command = f"dwhctl {days if load.slice_by else f'load {load.name} --date today'}"
+    return (
+        "The sessions have its slices as loaded, so that --only-missing and gaps leave them out. Was the load's table"
+        f" changed? Load all its days: {in_project(command, project.place)}"
     )
 
 

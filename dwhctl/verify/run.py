@@ -80,7 +80,7 @@ def _keep(
             if results:
                 keep_last(project, load.name, request.days, request.shards, results)
         except OSError as error:
-            # Whoever may only read the state folder verifies as well.
+            # A user who may only read the state folder can verify as well.
             listen(f"load {load.name}: the result is not kept for the page: {error.strerror}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 from dwhctl.core.errors import AttemptError
 from dwhctl.project.days import FIRST_DAY, LAST_DAY, Slice
@@ -18,6 +18,7 @@ from dwhctl.project.query import Query
 from dwhctl.runtime.fanout import Heartbeat
 from dwhctl.runtime.new_tables import check_columns
 from dwhctl.runtime.plan import PlannedSlice
+from dwhctl.sessions.history import adopted_shards, is_successful, running_tasks, successful_ids
 from dwhctl.sessions.store import SessionStore
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure
 from dwhctl.systems.base.inspection import Duplicates, Inspection
@@ -65,8 +66,8 @@ class SourceAndWarehouse(Sides):
         self._globs = globs
         self._listen = listen
         if store is not None:
-            self._successful = cache(store.successful_ids)
-            self._adopted = cache(store.adopted_shards)
+            self._successful = cache(partial(successful_ids, store))
+            self._adopted = cache(partial(adopted_shards, store))
         self._measures: dict[str, Measure] = {}
         self._unknown: list[SliceComparison] = []
         #: By load and shard: how many rows have no day, or why that is unknown; None where the extract hides them.
@@ -136,7 +137,7 @@ class SourceAndWarehouse(Sides):
             yield slice_, _Content(fingerprint, etl_ids, duplicates.get(shard), elsewhere.get(shard))
 
     def _busy(self) -> set[tuple[str, str]]:
-        return set() if self._store is None else self._store.running_tasks()
+        return set() if self._store is None else running_tasks(self._store)
 
     # What is wrong beside differences
 
@@ -165,7 +166,7 @@ class SourceAndWarehouse(Sides):
             return True
         days = (day, day) if planned.load.slice_by else (FIRST_DAY, LAST_DAY)
         # Else of another day, or newer than what was read of this day.
-        return shard in self._adopted(load, *days) or self._store.is_successful(load, shard, etl_id)
+        return shard in self._adopted(load, *days) or is_successful(self._store, load, shard, etl_id)
 
     def of_no_slice(self) -> list[SliceComparison]:
         return [*self._without_day(), *self._unknown]
@@ -183,7 +184,9 @@ class SourceAndWarehouse(Sides):
             yield SliceComparison(load, shard, None, [found])
 
     def unseen(self) -> tuple[str, ...]:
-        return tuple(sorted({load for (load, _), rows in self._nulls.items() if rows is None}))
+        unseen = {load for (load, _), rows in self._nulls.items() if rows is None}
+        # What an API answers for a day is all that can be asked of it.
+        return tuple(sorted(load for load in unseen if self._project.loads[load].endpoint is None))
 
     # Which rows differ
 

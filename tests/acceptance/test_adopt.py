@@ -213,9 +213,8 @@ def test_an_adopted_slice_takes_no_time_in_any_average(simple: Sandbox) -> None:
 
 
 def _what_is_averaged(ground: Sandbox) -> tuple[object, ...]:
-    from dwhctl.load.run import past_of
     from dwhctl.monitor.metrics import metrics_text
-    from dwhctl.runtime.plan import LoadRequest, candidates
+    from dwhctl.runtime.plan import LoadRequest, candidates, past_of
 
     project = ground.project()
     plan = candidates(project, LoadRequest((EMPTY,)))

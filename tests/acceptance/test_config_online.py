@@ -107,6 +107,26 @@ def test_a_table_that_the_first_load_makes_is_no_fault(tmp_path: Path) -> None:
     assert code == 0
     assert len(warnings) == 1
     assert "the first load makes the table" in warnings[0]
+    assert "sessions" not in warnings[0]
+    assert ".;" not in warnings[0]
+
+
+def test_a_table_without_the_rows_that_the_sessions_have(sandbox: Sandbox) -> None:
+    """A load with another table: gaps and --only-missing go by the sessions, and say that nothing is missing."""
+    assert not sandbox.load().failed
+    file = sandbox.root / "config/loads/orders.toml"
+    file.write_text(file.read_text().replace("stage.orders", "stage.orders_v2"))
+    sandbox.put("sql/orders/create.sql", sandbox.create.replace("stage.orders", "stage.orders_v2"))
+    for made in (False, True):
+        if made:
+            sandbox.change_warehouse(
+                *sandbox.create.replace("stage.orders", "stage.orders_v2").split(";")[:2]
+            )
+        code, _, warnings = check(sandbox)
+        assert code == 0
+        [warning] = [line for line in warnings if "orders: warehouse: " in line]
+        assert "The sessions have its slices as loaded" in warning
+        assert f"dwhctl backfill orders -s D -e yesterday --project {sandbox.root}" in warning
 
 
 def test_a_table_without_the_service_fields(sandbox: Sandbox) -> None:

@@ -75,10 +75,10 @@ def test_a_section(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("asked", "answer"),
     [
-        ("alert", "there is no page 'alert'; did you mean 'alerts'?; all: dwhctl docs"),
+        ("alert", "there is no page 'alert': did you mean 'alerts'? `dwhctl docs` lists all"),
         ("alerts#when-nothing-hapens", "page alerts has no section 'when-nothing-hapens'; did you mean"),
-        ("\x1b[31mred\x07", r"there is no page '\x1b[31mred\x07'; "),
-        ("../setup", "there is no page '../setup'; "),
+        ("\x1b[31mred\x07", r"there is no page '\x1b[31mred\x07': "),
+        ("../setup", "there is no page '../setup': "),
     ],
 )
 def test_what_is_not_there(asked: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:

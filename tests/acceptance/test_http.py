@@ -16,6 +16,7 @@ import duckdb
 import pytest
 
 from dwhctl.project.endpoint import Endpoint
+from dwhctl.project.response_columns import ResponseColumn
 from tests.cli_support import dwh
 from tests.servers.http import Api, Asked, Reply, page
 
@@ -249,7 +250,7 @@ def test_what_commands_show_of_it(project: Path, api: Api, capsys: pytest.Captur
 
 def test_the_examples_of_the_page_load(project: Path, api: Api, crm: Crm) -> None:
     blocks = re.findall(r"```toml\n(.*?)```", (REPOSITORY / "docs/http.md").read_text(), re.DOTALL)
-    connection, load, paginators = blocks
+    connection, load, columns, paginators = blocks
     main = (project / "config/dwhctl.toml").read_text()
     ours = main[: main.index("[connections.crm]")]
     (project / "config/dwhctl.toml").write_text(
@@ -274,6 +275,8 @@ def test_the_examples_of_the_page_load(project: Path, api: Api, crm: Crm) -> Non
     assert rows(project) == [("acme", 1), ("north", 1)]
     for line in paginators.splitlines():
         Endpoint.model_validate({"method": "POST", **tomllib.loads(line)})
+    for column in tomllib.loads(columns)["columns"].values():
+        ResponseColumn.model_validate(column)
 
 
 def check(project: Path, capsys: pytest.CaptureFixture[str]) -> str:

@@ -203,6 +203,14 @@ def test_an_error_comes_in_the_systems_words_without_secrets(sandbox: Sandbox, c
 # Read only
 
 
+@pytest.mark.parametrize(
+    ("sql", "word"), [("SELEC 1", "SELECT"), ("-- x\nwiht a AS (SELECT 1) FROM a", "WITH")]
+)
+def test_a_mistyped_word_is_no_statement_that_writes(sandbox: Sandbox, sql: str, word: str) -> None:
+    with pytest.raises(UsageError, match=rf"begins no statement; did you mean '{word}'\?$"):
+        ask(sandbox, "warehouse", sql)
+
+
 def test_a_duckdb_file_is_read_only(sandbox: Sandbox, tmp_path: Path) -> None:
     out = tmp_path / "out"
     secret = tmp_path / "secret.csv"
@@ -302,6 +310,36 @@ def test_a_postgres_query_is_read_only_streamed_and_typed(postgres: Sandbox) -> 
     assert ask(postgres, "etl", "SHOW transaction_read_only") == [("on",)]
     assert ask(postgres, "etl", "SELECT generate_series(1, 100000000)", limit=2) == [(1,), (2,)]
     assert len(ask(postgres, "etl", "SELECT * FROM generate_series(1, 5000) -- all")) == 5000
+
+
+def test_values_that_python_does_not_have_are_shown_as_they_are(postgres: Sandbox) -> None:
+    """Infinity was shown as the year 9999, 24:00 as midnight, a month as 30 days; other years ended the query."""
+    texts = {
+        "date": ["infinity", "20000-01-01", "0044-03-15 BC"],
+        "timestamp": ["-infinity", "20000-01-01 00:00:00"],
+        "timestamptz": ["infinity", "0044-03-15 00:00:00+00 BC"],
+        "time": ["24:00:00"],
+        "interval": ["1 mon -3 days", "infinity"],
+    }
+    shown = [text for some in texts.values() for text in some]
+    sql = ", ".join(f"'{text}'::{kind}" for kind, some in texts.items() for text in some)
+    assert ask(postgres, "etl", f"SET TimeZone = 'UTC'; SELECT {sql}", write=True)[-1] == tuple(shown)
+    assert ask(postgres, "etl", "SELECT ARRAY[date 'infinity', NULL], date '2020-07-14', NULL::date") == [
+        (["infinity", None], DAY, None)
+    ]
+
+
+def test_duckdb_values_that_python_does_not_have_are_shown_as_they_are(sandbox: Sandbox) -> None:
+    """A month was shown as 30 days, infinity as the year 9999, and nanoseconds were cut."""
+    sql = (
+        "SELECT INTERVAL 1 MONTH AS a, 'infinity'::DATE AS a, '-infinity'::TIMESTAMP AS t, 1 AS n, DATE '2020-07-14',"
+        " TIMESTAMP_NS '2020-07-14 00:00:00.123456789' AS ns UNION ALL SELECT NULL, NULL, NULL, 0, NULL, NULL"
+        " ORDER BY n DESC; -- all"
+    )
+    row = ("1 month", "infinity", "-infinity", 1, DAY, "2020-07-14 00:00:00.123456789")
+    assert ask(sandbox, "warehouse", sql) == [row, (None, None, None, 0, None, None)]
+    with pytest.raises(QueryError, match="Referenced column"):
+        ask(sandbox, "warehouse", "SELECT no_such, INTERVAL 1 MONTH FROM notes")
 
 
 #: Statements of which the splitting sees one that reads, and PostgreSQL two.

@@ -12,8 +12,7 @@ import pytest
 
 from dwhctl.core.errors import ExitCode, UsageError
 from dwhctl.refresh.run import RefreshRequest, plan_refresh
-from dwhctl.runtime.events import ReportWaits
-from dwhctl.runtime.plan import Readiness
+from dwhctl.runtime.events import Readiness, ReportWaits
 from dwhctl.sessions import Closing, NewSession, State, open_store
 from tests.cli_support import dwh
 from tests.support.faulty import Faults, flocked, wait_for_end

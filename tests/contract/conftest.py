@@ -101,6 +101,9 @@ def _is_dear(item: pytest.Item, params: Mapping[str, Any]) -> bool:
     if item.name.startswith("test_the_state_folders_name"):
         source, target = params["way"]
         return params["folder"] != "it's" and (source.name, target.name) not in _FOLDERS_IN_GATE
+    if item.name.startswith("test_reloading_a_day") and params["zone"] == "UTC":
+        # Where a zone is lost UTC shows nothing that Chita does not; DuckDB and PostgreSQL show UTC.
+        return params["way"][1].name in ("clickhouse", "vertica")
     return item.name in _SLOW_TO_READ
 
 

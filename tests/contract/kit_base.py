@@ -108,8 +108,8 @@ class SourceKit(Kit):
     fails_midway: str
     #: Rows and the length of a text in each that make an answer of some 300 MB.
     many: tuple[int, int]
-    #: Whether opening waits for a database that another has.
-    waits: bool
+    #: Whether opening waits for a database that another has; None where nothing keeps a database from being read.
+    waits: bool | None
     #: Whether the system itself describes and refuses queries, and opening connects. Else the load declares columns.
     describes: bool = True
 

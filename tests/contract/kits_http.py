@@ -21,8 +21,9 @@ from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, ConnectError, LoginRefusedError, QueryError
 from dwhctl.core.sql import replace_binds
 from dwhctl.project.connections import Connection
-from dwhctl.project.endpoint import CursorPaginator, Endpoint, Request, ResponseColumn
+from dwhctl.project.endpoint import CursorPaginator, Endpoint, Request
 from dwhctl.project.query import Query
+from dwhctl.project.response_columns import ResponseColumn
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure, Write
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.http.source import HttpSource

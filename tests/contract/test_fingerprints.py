@@ -31,6 +31,8 @@ Measured = Callable[[Sequence[str], Sequence[str]], Fingerprint]
 GOLDEN = json.loads((Path(__file__).parents[1] / "unit" / "fingerprint.golden.json").read_text())
 #: Vertica hashes no LONG VARCHAR, and keeps no blanks in a CHAR.
 WORDS = {Kind.TEXT: "VARCHAR(8000)", Kind.BINARY: "VARBINARY(200)"}
+#: The types of systems that keep nanoseconds.
+NANOSECONDS = {"duckdb": "TIMESTAMP_NS", "clickhouse": "DateTime64(9)"}
 
 
 def word(kit: Kit, kind: Kind) -> str:
@@ -194,6 +196,20 @@ def test_a_decimal_without_digits_before_the_point_has_the_same_text(
     sides = Sides(tmp_path, {"k": Kind.DECIMAL}, words={Kind.DECIMAL: "DECIMAL(5, 5)"})
     found = sides.measured(kit, [(Decimal(text),) for text in texts])
     assert found == Fingerprint(5, ("-0.5",), ("0.1",), checksum([[text] for text in texts]))
+
+
+@pytest.mark.parametrize(
+    "kit", [each for each in ALL if each.name in NANOSECONDS], ids=lambda kit: type(kit).__name__
+)
+def test_nanoseconds_are_cut_also_before_1970(
+    kit: SourceKit | TargetKit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB's CAST rounds them, ClickHouse's cuts towards 1970: `verify` reported equal values as different."""
+    texts = ["1960-01-01 00:00:01.123456", "2020-07-14 00:00:01.999999"]
+    word = NANOSECONDS[kit.name]
+    monkeypatch.setattr(type(kit), "literal", lambda _kit, _kind, value: f"CAST('{value}789' AS {word})")
+    sides = Sides(tmp_path, {"k": Kind.TIMESTAMP}, words={Kind.TIMESTAMP: word})
+    assert sides.measured(kit, [(text,) for text in texts]).keys == checksum([[text] for text in texts])
 
 
 @pytest.mark.long

@@ -151,6 +151,35 @@ def test_without_the_sessions_only_a_run_of_all_of_it_is_a_success(desk: Desk) -
         assert len(notifier.notify(desk.project, None, outcome)) == sent
 
 
+def test_the_death_of_an_earlier_run_is_no_failure_of_this_one(desk: Desk) -> None:
+    """A night's reboot: the morning's run loads everything and finds the dead run."""
+    desk = desk.with_alerts(an_alert("mail", ("all_success",)), an_alert("chat"))
+    run(desk, *orders("done", 0, 1, work="calls"))
+    before = len(desk.post.sent)
+    desk.tell(orders("done", 0, 1), stops=stopped("RunDied", passing=True).stops)
+    subjects = [message.subject.partition(": ")[2] for _, message in desk.post.sent[before:]]
+    assert subjects == ["all 4 slices loaded", f"{COMMAND} did not come to its end"]
+
+
+def test_a_load_without_days_counts_by_its_newest_date(desk: Desk) -> None:
+    whole = desk.project.loads["calls"].model_copy(update={"slice_by": None})
+    project = replace(desk.project, loads={**desk.project.loads, "calls": whole})
+    desk = replace(desk, project=project).with_alerts(an_alert("all", ("all_success",)))
+    assert run(desk, *orders("done", 0, 1)) == [], "calls was never loaded"
+    run(desk, *orders("done", 0, 1, day=NEXT, work="calls"))
+    assert run(desk, *orders("done", 0, 1)) == ["all 4 slices loaded"], (
+        "a backfill: calls was loaded for a later date"
+    )
+    run(desk, *orders("failed", 0, day=NEXT, work="calls"))
+    assert run(desk, *orders("done", 0, 1), *orders("done", 0, 1, day=NEXT)) == [], "calls fails since"
+    run(desk, *orders("done", 0, day=DAY, work="calls"))
+    assert run(desk, *orders("done", 0, 1), *orders("done", 0, 1, day=NEXT)) == [], (
+        "that was for an older date"
+    )
+    run(desk, *orders("done", 0, day=NEXT, work="calls"))
+    assert run(desk, *orders("done", 0, 1), *orders("done", 0, 1, day=NEXT)) == ["all 6 slices loaded"]
+
+
 # What still fails
 
 

@@ -21,12 +21,14 @@ from dwhctl.core.errors import (
     TargetError,
     TargetRefusedError,
     TlsError,
+    UsageError,
     ValueRefusedError,
 )
 from dwhctl.load.publish import Published, PublishRules, publish
 from dwhctl.project.names import RowSource
 from dwhctl.systems.base.target import StagedSlice, StagingGroup, Target
 from dwhctl.systems.clickhouse import client
+from dwhctl.systems.clickhouse.console import ClickHouseCursor
 from dwhctl.systems.clickhouse.system import ClickHouseConnection
 from dwhctl.systems.clickhouse.target import ClickHouseTarget
 from tests.contract.kits import TARGETS
@@ -602,6 +604,14 @@ def test_the_console_writes_when_it_is_let(warehouse: Warehouse) -> None:
         cursor.close()
     assert answer.columns == ()
     assert ("2020-07-14", "chita", 2) not in warehouse.counts()
+
+
+def test_a_query_with_a_format_is_refused(warehouse: Warehouse) -> None:
+    """The driver does not read it: that was reported as a connection that is lost."""
+    cursor = ClickHouseCursor(warehouse.connection, write=False, timeout=TIMEOUT)
+    with pytest.raises(UsageError, match="leave FORMAT JSON out; --format json or csv writes the answer so"):
+        cursor.statements("SELECT 1 -- all\nformat JSON ;")
+    assert cursor.statements("SELECT 'format JSON'") == ["SELECT 'format JSON'"]
 
 
 @pytest.fixture(autouse=True)

@@ -60,6 +60,10 @@ def refused(db: Any, sql: str) -> int:
 
 
 ERRORS = (
+    (103, f"SELECT 1 AS {'x' * 129}"),
+    (1033, "SELECT a FROM (SELECT 1 AS a ORDER BY a) AS t"),
+    (1033, "WITH t AS (SELECT 1 AS a ORDER BY a) SELECT a FROM t"),
+    (1033, "SELECT 1 AS a WHERE 1 IN (SELECT 1 AS a ORDER BY a)"),
     (208, "SELECT * FROM nowhere"),
     (208, "SELECT * FROM nodb.dbo.t"),
     (208, "SELECT * FROM sys.nothing"),

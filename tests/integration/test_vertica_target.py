@@ -11,7 +11,10 @@ import pytest
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, StagingError, TargetError, TargetRefusedError, ValueRefusedError
 from dwhctl.core.secrets import Secret
+from dwhctl.systems.base.fingerprint import Measure
+from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.vertica.client import VerticaClient
+from dwhctl.systems.vertica.staging import VerticaStage
 from dwhctl.systems.vertica.target import VerticaTarget
 from tests.contract.way import a_slice
 from tests.integration.vertica_target_kit import (
@@ -200,6 +203,60 @@ def test_the_sessions_of_a_dead_run_are_ended_before_its_staging_is_dropped(
         session.close()
     with pytest.raises(StagingError):
         stage(target, "late", a_batch(target, 1))
+
+
+def test_the_sessions_of_a_load_with_a_long_name_are_found(
+    server: VerticaServer, target: VerticaTarget
+) -> None:
+    """Vertica cuts a session's label after 255 characters."""
+    group = StagingGroup("run", f"{'x' * 300}.20200714.1", TABLE)
+    other = StagingGroup("run", f"{'x' * 300}.20200714.2", TABLE)
+    target.open_group(group)
+    stages = [target.stage(each, "token", columns_of(target)) for each in (group, other)]
+    client, kept = (each._client for each in stages if isinstance(each, VerticaStage))
+    client.open()
+    kept.open()
+    target.drop_group(group)
+    with pytest.raises(TargetError):
+        client.query("SELECT 1")
+    assert kept.query("SELECT 1")
+    for each in (client, kept):
+        each.close()
+
+
+def test_what_is_too_large_for_vertica_is_not_tried_again(target: VerticaTarget) -> None:
+    """SQLSTATE 54011: every later attempt meets it too."""
+    columns = ", ".join(f"c{number} LONG VARCHAR(32000000)" for number in range(2))
+    with pytest.raises(TargetRefusedError, match="MaxRowSize"):
+        target.run_statements([f"CREATE TABLE stage.large ({columns})"])
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"v": "VARCHAR(64880)"},
+        {"v": "VARBINARY(32440)"},
+        {f"v{number}": "VARCHAR(3230)" for number in range(20)},
+        {"d": "NUMERIC(38,4)", "t": "TIMESTAMP", "u": "UUID", "b": "BOOLEAN", "v": "VARCHAR(64400)"},
+    ],
+)
+def test_texts_as_long_as_vertica_hashes_are_measured(target: VerticaTarget, columns: dict[str, str]) -> None:
+    """Vertica judges an expression by the declared lengths: what could exceed 65,000 octets is refused (54000)."""
+    listed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+    target.run_statements(
+        [
+            f"CREATE TABLE stage.wide (id INTEGER, {listed}, etl_source VARCHAR(40), etl_id INTEGER, hash_id INTEGER)",
+            "INSERT INTO stage.wide (id, etl_source) VALUES (1, 'abakan')",
+        ]
+    )
+    with target.inspection("stage.wide", None) as inspection:
+        by_name = {column.name: column for column in inspection.columns()}
+        measure = Measure((by_name["id"],), tuple(by_name[name] for name in columns))
+        (measured,) = inspection.fingerprints([a_slice(sliced=False)], measure).values()
+        assert measured.rows == 1
+        key = Measure((by_name["id"], by_name[next(iter(columns))]))
+        (measured,) = inspection.fingerprints([a_slice(sliced=False)], key).values()
+        assert measured.rows == 1
 
 
 def test_a_table_that_another_run_makes_at_the_same_moment_is_no_error(

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dwhctl.project.endpoint import Endpoint, Request, ResponseColumn
+from dwhctl.project.endpoint import Endpoint, Request
 from dwhctl.project.query import Query
+from dwhctl.project.response_columns import ResponseColumn
 from dwhctl.systems.http.source import HttpSource
 from dwhctl.systems.http.system import HttpConnection
 
@@ -28,7 +29,7 @@ def query(columns: Mapping[str, Any], path: str = "calls", **endpoint: Any) -> Q
         for name, each in columns.items()
     }
     body = table.json_ if table.json_ is not None else table.data
-    return Query("", {}, request=Request(table, declared, path, table.params, body))
+    return Query("", {}, request=Request(table, declared, path, table.params, body, table.headers))
 
 
 def rows_of(

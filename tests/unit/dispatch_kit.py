@@ -244,13 +244,14 @@ class Bench:
         project = a_project(self.root)
         object.__setattr__(project, "connections", connections)
         load = self.load
-        ready_server().answered = events.put
+        make = self.make
+        if make is None:
+            ready_server().answered = events.put
+            make = ready_server().fork
         creator = StagingCreator({"dwh": self.target}, events.put)
         table = TargetTable(warehouse, load.table, (), self.state)
         parts = SliceParts(
-            pool=WorkerPool(
-                self.jobs, self.make or ready_server().fork, slots, lambda: events.put(WorkersReady())
-            ),
+            pool=WorkerPool(self.jobs, make, slots, lambda: events.put(WorkersReady())),
             breaker=CircuitBreaker(),
             prober=Prober(connections, slots, events.put),
             groups=Groups("run", creator.open),

@@ -17,7 +17,7 @@ PACKAGE = Path(dwhctl.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PACKAGES = sorted({path.parent for path in MODULES})
 MOST_MODULES = 20
-MOST_FILES = 249
+MOST_FILES = 248
 SMALLEST_LINES = 60
 #: Files under 60 lines, and why each of them is a file of its own.
 SMALL = {

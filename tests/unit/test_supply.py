@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from setuptools.config.setupcfg import read_configuration  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parents[2]
 _HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}")
@@ -77,3 +78,11 @@ def test_the_tests_run_with_the_versions_that_users_get(python: str) -> None:
 def test_every_entry_has_hashes_and_no_line_says_where_it_is_from(name: str) -> None:
     assert all(locked(name).values())
     assert "/" not in (ROOT / name).read_text().replace("#    .ci/lock", "")
+
+
+def test_every_folder_with_files_is_a_package_of_the_wheel() -> None:
+    # Otherwise setuptools warns that it "would be ignored", for each folder of templates.
+    files = [path for path in (ROOT / "dwhctl").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in files}
+    assert "dwhctl.page.templates" in folders
+    assert folders <= set(read_configuration(ROOT / "setup.cfg")["options"]["packages"])

@@ -13,6 +13,7 @@ import click
 
 from dwhctl.core.errors import UsageError
 from dwhctl.core.files import set_group_access
+from dwhctl.core.secrets import make_logging_printable
 from dwhctl.core.waiting import delayed_signals
 from dwhctl.core.words import nearest, quoted, use_zone
 
@@ -48,7 +49,6 @@ class Settings:
 
         with delayed_signals():
             from dwhctl.project.read import read_project
-        from dwhctl.runtime.messages import make_logging_printable
 
         make_logging_printable()
         project = read_project(find_project(self.project))
@@ -110,7 +110,7 @@ common_options = with_options(*_COMMON)
 
 
 def with_settings(function: Callable[..., Any]) -> Any:
-    """Give a command the common options; its first argument is their Settings."""
+    """Add the common options to a command; its first argument is their Settings."""
     return common_options(pass_settings(function))
 
 

@@ -28,12 +28,11 @@ from dwhctl.cli.common.progress import RunWatcher
 from dwhctl.cli.common.summary import planned_loads, planned_slices
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.words import is_whole_command, shown_path
-from dwhctl.load.run import foresee
 from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
-from dwhctl.runtime.events import FailedSlice, ReportClosed, RunResult
+from dwhctl.runtime.events import FailedSlice, Readiness, ReportClosed, RunResult
 from dwhctl.runtime.failures import FailureGroup
-from dwhctl.runtime.plan import LoadRequest, Plan, Readiness
+from dwhctl.runtime.plan import LoadRequest, Plan, foresee
 from dwhctl.sessions.values import State
 
 _REST = {"--only-missing", "--only-failed"}

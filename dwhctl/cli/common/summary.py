@@ -28,7 +28,7 @@ from dwhctl.runtime.events import (
     RunResult,
 )
 from dwhctl.runtime.failures import FailureGroup
-from dwhctl.runtime.plan import LoadRequest, Plan
+from dwhctl.runtime.plan import LoadRequest, Plan, foresee
 
 _LOADS: Listing[PlannedLoadPart] = Listing("load", "first_day", "last_day", "days", "shards", "slices")
 _SLICES: Listing[PlannedSlicePart] = Listing("load", "shard", "day", "connection")
@@ -104,8 +104,6 @@ def left_out(plan: Plan) -> str:
 
 def _about(project: Project, request: LoadRequest, plan: Plan) -> Iterable[str]:
     """Yield how long the plan takes, what its slices wait for, and how they are split; a plan asks no server."""
-    from dwhctl.load.run import foresee
-
     forecast = foresee(project, request, plan)
     workers = counted(forecast.workers, "worker")
     if forecast.seconds is None:

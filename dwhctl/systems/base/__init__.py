@@ -7,7 +7,7 @@ Read in this order:
   runs ad hoc statements. It also explains failures of TLS.
 - `target`: `Target` stages slices in many workers and replaces them in one place. `staging` has the transaction in
   which SQL systems do it, and what they write: names, conditions, statements, the bytes of a COPY.
-- `server`: `ServerTarget` and `ServerInspection`, the part of a target that all servers share.
+- `server`: `ServerTarget`, `ServerStage`, `ServerRefresh` and `ServerInspection`, what the targets on servers share.
 - `ddl`: the table that a load without a `create` makes.
 - `inspection`: the queries of a target's table, and of two tables key by key. Warehouses differ in their dialect.
 - `fingerprint`: row count, key range and checksums of a slice, computed by the system (`fingerprint.<dialect>.sql`).

@@ -33,7 +33,6 @@ class NewTable:
 
     @property
     def schema(self) -> str | None:
-        """What comes before the table's name."""
         return self.name.rpartition(".")[0] or None
 
     def columns_sql(

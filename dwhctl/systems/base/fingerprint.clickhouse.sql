@@ -31,10 +31,11 @@ toString({c})
 toString(CAST({c}, 'Nullable(Time64(6))'))
 
 -- name: form timestamp
-toString(CAST({c}, 'Nullable(DateTime64(6))'))
+-- The text is filled up or cut to six digits: a CAST rounds nanoseconds before 1970 up.
+substring(concat(toString({c}), substring(' 00:00:00.000000', length(toString({c})) - 9)), 1, 26)
 
 -- name: form timestamp with time zone
-toString(toTimeZone(CAST({c}, 'Nullable(DateTime64(6, \'UTC\'))'), 'UTC'))
+substring(concat(toString(toTimeZone({c}, 'UTC')), substring('.000000', length(toString(toTimeZone({c}, 'UTC'))) - 18)), 1, 26)
 
 -- name: ordered text
 {f} || ','

@@ -35,7 +35,8 @@ strftime({c}, '%Y-%m-%d')
 CAST({c} AS VARCHAR) || substr('.000000', strlen(CAST({c} AS VARCHAR)) - 7)
 
 -- name: form timestamp
-strftime(CAST({c} AS TIMESTAMP), '%Y-%m-%d %H:%M:%S.%f')
+-- No CAST: it would round the nanoseconds of a TIMESTAMP_NS, and %f cuts them.
+strftime({c}, '%Y-%m-%d %H:%M:%S.%f')
 
 -- name: form timestamp with time zone
 strftime({c} AT TIME ZONE 'UTC', '%Y-%m-%d %H:%M:%S.%f')

@@ -79,7 +79,6 @@ class Measure:
 
     @property
     def empty(self) -> Fingerprint:
-        """The fingerprint of no rows."""
         nothing = (None,) * len(self.key)
         return Fingerprint(0, nothing, nothing, 0, 0 if self.values else None)
 
@@ -120,7 +119,6 @@ class Dialect:
         self._marks = "[]" if name == "mssql" else '""'
 
     def quote(self, name: str) -> str:
-        """Quote a column's name."""
         return quote_name(name, self._marks)
 
     def block(self, name: str, **places: str) -> str:
@@ -128,7 +126,6 @@ class Dialect:
         return _PLACE.sub(lambda match: places[match[1]], self._blocks[name])
 
     def has(self, name: str) -> bool:
-        """Return whether the dialect has a block of that name."""
         return name in self._blocks
 
     def form(self, part: Part, sql: str | None = None) -> str:

@@ -26,7 +26,8 @@ RTRIM({c})
 LOWER(CAST({c} AS VARCHAR(36)))
 
 -- name: form binary
-LOWER(TO_HEX({c}))
+-- TO_HEX writes lower case. LOWER would halve the octets that a column may have: its result may be twice as long.
+TO_HEX({c})
 
 -- name: form date
 TO_CHAR({c}, 'YYYY-MM-DD')
@@ -44,7 +45,8 @@ TO_CHAR({c} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')
 {f} || ','
 
 -- name: piece
-COALESCE(CAST(OCTET_LENGTH({f}) AS VARCHAR(20)) || ':' || {f} || ',', ',')
+-- Five digits: Vertica refuses an expression whose declared length may exceed the 65,000 octets of a VARCHAR.
+COALESCE(CAST(OCTET_LENGTH({f}) AS VARCHAR(5)) || ':' || {f} || ',', ',')
 
 -- name: joint
  || 

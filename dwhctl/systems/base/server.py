@@ -1,4 +1,4 @@
-"""What the targets on servers share: connections with labels, the statements of a publication, the inspection."""
+"""What the targets on servers share: connections with labels, staging, the transactions, the inspection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from dwhctl.core.sql import quote_name
 from dwhctl.project.query import at_statement
 from dwhctl.systems.base.inspection import Inspection
 from dwhctl.systems.base.staging import (
+    CANDIDATES,
     STANDARD,
+    AnyClient,
     Literals,
     conditions,
     delete_sql,
@@ -26,14 +28,28 @@ from dwhctl.systems.base.staging import (
     slice_conditions,
     staged_sql,
 )
-from dwhctl.systems.base.target import DELETE, HELD, INSERT, STAGED, Statement, Target
+from dwhctl.systems.base.target import (
+    DELETE,
+    HELD,
+    INSERT,
+    STAGED,
+    Narrowing,
+    Refresh,
+    Stage,
+    Statement,
+    TableColumns,
+    Target,
+    refresh_sql,
+    refused_value,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
-    from dwhctl.systems.base.target import TableColumns
+    from dwhctl.project.names import RowSource
+    from dwhctl.systems.base.staging import BatchStream
 
 
 class ServerClient(Protocol):
@@ -57,7 +73,7 @@ class ServerClient(Protocol):
 
 
 AnyServer = TypeVar("AnyServer")
-AnyClient = TypeVar("AnyClient", bound=ServerClient)
+Sent = TypeVar("Sent")
 
 #: The timeout once the run is being stopped, when it still counts what was published.
 _LAST_TIMEOUT = timedelta(seconds=5)
@@ -219,6 +235,74 @@ class ServerTarget(Target, Generic[AnyServer, AnyClient]):
                 self._clients.discard(client)
 
 
+class ServerStage(Stage, Generic[AnyClient]):
+    """The rows of one slice in the group's staging table, under their token.
+
+    It connects to write, commits when its block ends without an error, and else rolls back. It never creates the table:
+    where that is missing, the run has ended.
+    """
+
+    count: ClassVar[str] = "COUNT(*)"
+
+    def __init__(self, client: AnyClient, token: str, columns: Sequence[Column]) -> None:
+        self._client = client
+        self._token = token
+        self._columns = columns
+        self._written = False
+
+    @abstractmethod
+    def _staged(self) -> str:
+        """Return the table and the condition of the slice's rows in it, for FROM."""
+
+    def _shown(self, name: str) -> str:
+        """Return the SQL of a key column's value."""
+        return quote_name(name)
+
+    def _before_keys(self) -> None:
+        """Prepare the session to return values of the key."""
+
+    def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
+        """Group by hash_id first: the warehouse compares eight bytes a row."""
+        staged, twice = f"FROM {self._staged()}", f"HAVING {self.count} > 1 LIMIT"
+        candidates = self._client.query(f"SELECT hash_id {staged} GROUP BY hash_id {twice} {CANDIDATES}")
+        if not candidates:
+            return None
+        shown, names = (", ".join(map(form, key)) for form in (self._shown, quote_name))
+        ids = ", ".join(str(int(hash_id)) for (hash_id,) in candidates)
+        self._before_keys()
+        found = self._client.query(
+            f"SELECT {shown} {staged} AND hash_id IN ({ids}) GROUP BY {names} {twice} 1"
+        )
+        return tuple(found[0]) if found else None
+
+    def _sent(self, stream: BatchStream, copy: Callable[[], Sent]) -> Sent:
+        """Run the COPY of a stream. Raise what ended the stream, else what the server's error means."""
+        try:
+            sent = copy()
+        except AttemptError as error:
+            if stream.failure is None:
+                raise self._translate_error(error) from error
+        if stream.failure is not None:
+            raise stream.failure
+        return sent
+
+    def _translate_error(self, error: AttemptError) -> AttemptError:
+        return error
+
+    def _commit(self) -> None:
+        self._client.query("COMMIT")
+
+    def discard(self) -> None:
+        self._client.close()
+
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        try:
+            if kind is None and self._written:
+                self._commit()
+        finally:
+            self._client.close()
+
+
 def publication_sql(
     table: str, staging: str, slice: Slice, columns: TableColumns, token: str
 ) -> Iterator[Statement]:
@@ -228,6 +312,47 @@ def publication_sql(
     yield Statement(staged_sql(staging, token), about=STAGED)
     yield Statement(delete_sql(table, where), about=DELETE)
     yield Statement(insert_sql(table, staging, columns.listed(quote_name), token), about=INSERT)
+
+
+def known_types(pair: Narrowing) -> tuple[Column, Column]:
+    """Return the columns of the source and the table. Raise TypeError for one whose type is not known."""
+    if pair.source.known is None or pair.table.known is None:
+        raise TypeError(f"{pair.table.name}: only known types are narrowed")
+    return pair.source.known, pair.table.known
+
+
+class ServerRefresh(Refresh, Generic[AnyClient]):
+    """One transaction in one session: DELETE and INSERT. `table` is for messages, `sql_name` for statements."""
+
+    def __init__(self, client: AnyClient, table: str, sql_name: str, source: RowSource) -> None:
+        self._client = client
+        self._table = table
+        self._sql_name = sql_name
+        self._source = source
+
+    @staticmethod
+    @abstractmethod
+    def checked(number: int, pair: Narrowing) -> str:
+        """Return the SQL of a narrowed column's value, or of an error where it does not fit."""
+
+    @abstractmethod
+    def _inserted(self, sql: str) -> int:
+        """Run the INSERT and return the number of rows."""
+
+    def delete(self) -> None:
+        self._client.query(f"DELETE FROM {self._sql_name}")
+
+    def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
+        wanted = TableColumns(self._table, names=columns, narrowed=narrowed)
+        try:
+            return self._inserted(refresh_sql(self._sql_name, self._source, wanted, self.checked)[1])
+        except AttemptError as error:
+            if (refused := refused_value(str(error), self._table, narrowed)) is not None:
+                raise refused from error
+            raise
+
+    def commit(self) -> None:
+        self._client.query("COMMIT")
 
 
 class ServerInspection(Inspection, Generic[AnyClient]):

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 
 from dwhctl.core.errors import AttemptError, QueryError, UsageError
 from dwhctl.core.sql import first_word, split_statements
+from dwhctl.core.words import did_you_mean
 from dwhctl.systems.base.fingerprint import (
     Dialect,
     Fingerprint,
@@ -323,8 +324,11 @@ def checked(cursor: Cursor, sql: str) -> list[str]:
             " run them one at a time, or with --write"
         )
     if not cursor.write and (word := first_word(statements[0])) not in cursor.reading:
+        hint = did_you_mean(word, cursor.reading)
         raise UsageError(
-            f"{word or 'this'} does more than read; --write lets a statement write"
+            f"{word} begins no statement; {hint}"
+            if hint
+            else f"{word or 'this'} does more than read; --write lets a statement write"
             f" (without it a statement begins with {', '.join(sorted(cursor.reading))})"
         )
     return statements

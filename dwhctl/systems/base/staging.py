@@ -13,30 +13,33 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from dwhctl.core.columns import OWN_COLUMNS, Column, Kind
-from dwhctl.core.errors import CountsDifferError, StagingError, TargetError, TargetRefusedError
+from dwhctl.core.errors import AttemptError, CountsDifferError, StagingError, TargetError, TargetRefusedError
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import literal, quote_name
+from dwhctl.systems.base.inspection import held_values_sql, read_held_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pyarrow as pa
 
     from dwhctl.project.days import Slice
+    from dwhctl.systems.base.server import ServerClient
     from dwhctl.systems.base.target import StagedSlice, StagingGroup
 
+AnyClient = TypeVar("AnyClient", bound="ServerClient")
 #: The columns of a table, or why a load cannot use it.
 Described = Sequence[Column] | TargetRefusedError
 #: The column of a staging table with the token of the attempt that staged the row.
 TOKEN = OWN_COLUMNS[-1]
 _DIGEST_OCTETS = 8
+#: The most octets of a group's name in a label. Vertica cuts a label after 255 characters, and the token follows.
+_LABEL_OCTETS = 128
 
 
 def described_each(
@@ -64,11 +67,8 @@ def staging_prefix(run_id: str) -> str:
 
 def staging_name(group: StagingGroup, octets: int) -> str:
     """Return the name of a group's staging table: at most `octets` octets long, and the same for no other group."""
-    prefix, rest = staging_prefix(group.run_id), _plain(group.name)
-    if len(prefix) + len(rest) > octets:
-        digest = hashlib.blake2b(group.name.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
-        rest = rest[: max(0, octets - len(prefix) - len(digest) - 1)] + "_" + digest
-    return prefix + rest
+    prefix = staging_prefix(group.run_id)
+    return prefix + _shortened(group.name, octets - len(prefix))
 
 
 def run_label(run_id: str) -> str:
@@ -78,7 +78,15 @@ def run_label(run_id: str) -> str:
 
 def stage_label(group: StagingGroup) -> str:
     """Return the prefix of the labels of the sessions that stage in a group; a colon follows it."""
-    return f"{run_label(group.run_id)}:stage:{_plain(group.name)}"
+    return f"{run_label(group.run_id)}:stage:{_shortened(group.name, _LABEL_OCTETS)}"
+
+
+def _shortened(name: str, octets: int) -> str:
+    plain = _plain(name)
+    if len(plain) <= octets:
+        return plain
+    digest = hashlib.blake2b(name.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
+    return plain[: max(0, octets - len(digest) - 1)] + "_" + digest
 
 
 def _plain(text: str) -> str:
@@ -173,7 +181,6 @@ def staged_sql(staging: str, tokens: str) -> str:
 
 
 def delete_sql(table: str, where: str) -> str:
-    """Return the statement that deletes rows."""
     return f"DELETE FROM {table} WHERE {where}"
 
 
@@ -292,6 +299,43 @@ class Publication(ABC):
 
         A target whose server may still be at the commit then ends it before it counts or publishes again.
         """
+
+
+class ServerPublication(Publication, Generic[AnyClient]):
+    """One transaction in one session, on a (quoted) table that is sliced by the column `slice_by`.
+
+    `doubt` is called with the session's label when a COMMIT was sent and no answer came.
+    """
+
+    def __init__(
+        self, client: AnyClient, table: str, slice_by: Column | None, doubt: Callable[[str], None]
+    ) -> None:
+        self._client = client
+        self._table = table
+        self._slice_by = slice_by
+        self._doubt = doubt
+
+    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        held: dict[str, int] = {}
+        for where in slice_conditions(slices, self._slice_by):
+            rows = self._client.query(held_sql(self._table, where))
+            held.update((str(shard), int(count)) for shard, count in rows)
+        return held
+
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        sql = held_values_sql(self._table, of_shards(shards), list(map(quote_name, columns)))
+        return read_held_values(self._client.query(sql), columns)
+
+    def delete(self, slices: Sequence[Slice]) -> None:
+        for where in slice_conditions(slices, self._slice_by):
+            self._client.query(delete_sql(self._table, where))
+
+    def commit(self) -> None:
+        try:
+            self._client.query("COMMIT")
+        except AttemptError:
+            self._doubt(self._client.label)
+            raise
 
 
 def replace_in_transaction(

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import InternalError, TargetRefusedError, UsageError
 from dwhctl.core.sql import unclosed
 from dwhctl.project.connections import SYSTEMS, Connection, SystemUses, types_for
 
 if TYPE_CHECKING:
-    from dwhctl.core.columns import Column
+    import pyarrow as pa
+
     from dwhctl.project.query import Query
     from dwhctl.systems.base.source import Cursor, Source
     from dwhctl.systems.base.target import Target
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 AnyClosable = TypeVar("AnyClosable", bound="Closable")
 #: How long an answer of the warehouse is waited for by default.
 ANSWER_TIMEOUT = timedelta(minutes=30)
+#: The most digits of Arrow's decimals, which have 128 or 256 bits.
+_MOST_DIGITS_128, _MOST_DIGITS_256 = 38, 76
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,38 @@ class SourceType:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class TypeRow:
+    """One of a source's types, by its name there. `kind` is None for a type that is refused.
+
+    `note` is what the values become, or what to write instead; `arrow` Arrow's name of the type, empty where it depends
+    on precision and scale.
+    """
+
+    name: str
+    kind: Kind | None
+    note: str
+    arrow: str = ""
+
+
+def decimal_type(digits: int, places: int) -> pa.DataType | None:
+    """Return Arrow's decimal of so many digits, with so many of them after the point; None where it has no such."""
+    import pyarrow as pa
+
+    if digits > _MOST_DIGITS_256:
+        return None
+    return (pa.decimal128 if digits <= _MOST_DIGITS_128 else pa.decimal256)(digits, places)
+
+
+def time_type(kind: Kind, unit: str) -> pa.DataType:
+    """Return Arrow's type of times, of timestamps or of instants."""
+    import pyarrow as pa
+
+    if kind is Kind.TIME:
+        return pa.time64(unit) if unit in ("us", "ns") else pa.time32(unit)
+    return pa.timestamp(unit, tz="UTC" if kind is Kind.TIMESTAMPTZ else None)
+
+
 AnyConnection = TypeVar("AnyConnection", bound=Connection)
 
 
@@ -134,6 +171,9 @@ class System(SystemUses, Generic[AnyConnection]):
     Packages register an instance of theirs under its type as an entry point of the group `dwhctl.systems`, and run the
     suites in `tests/contract` over it.
     """
+
+    #: The module with the functions `source_types` of a source and `declaration` of a target, imported when used.
+    types_module: ClassVar[str] = ""
 
     def open_source(self, connection: AnyConnection, database: str, options: SourceOptions) -> Source:
         """Open a shard's database. Raise AttemptError."""
@@ -162,14 +202,19 @@ class System(SystemUses, Generic[AnyConnection]):
 
     def source_types(self) -> Sequence[SourceType]:
         """Return the types of a source, those with a length or precision by an example, and the refused ones."""
-        return ()
+        return self._types().source_types() if self.types_module and self.is_source else ()
 
     def declaration(self, column: Column) -> str:
         """Return a target's type that holds the values of another system's column.
 
         Raise TargetRefusedError when there is none.
         """
+        if self.types_module and self.is_target:
+            return str(self._types().declaration(column))
         raise TargetRefusedError(f"column {column.name}: no type is known that holds {column.declared}")
+
+    def _types(self) -> Any:
+        return import_module(self.types_module)
 
     def extract_problem(self, sql: str) -> str | None:
         """Return why a source would refuse the extract, as far as its text alone shows it."""
@@ -185,7 +230,6 @@ class System(SystemUses, Generic[AnyConnection]):
 
 
 def system_of(connection: Connection) -> System[Any]:
-    """Return the system of a connection."""
     return _system(connection.type)
 
 

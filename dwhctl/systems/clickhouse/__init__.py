@@ -6,8 +6,7 @@ Read in this order:
 - `types`: the column of each type, with what it holds. `catalog`: names, columns, partitions, conditions of slices.
 - `staging`: one slice as one INSERT of Arrow batches into the group's staging table.
 - `publication`: copy the slice's partition, replace its rows in the copy, REPLACE PARTITION; the inspection.
-- `refresh`: fill a new table, EXCHANGE TABLES.
-- `target`: all of it behind `Target`. `console`: ad hoc statements.
+- `target`: all of it behind `Target`, and the refresh of a report. `console`: ad hoc statements.
 Data goes from `staging` (a worker) through `publication` (the parent) into the table.
 """
 

@@ -15,7 +15,6 @@ from dwhctl.systems.base.staging import (
     Literals,
     bounds_of,
     first_date,
-    slice_conditions,
     staging_name,
     staging_prefix,
 )
@@ -50,7 +49,6 @@ class ClickHouseTable:
 
     @property
     def sql(self) -> str:
-        """The quoted name."""
         return f"{quote_name(self.database)}.{quote_name(self.table)}"
 
     @property
@@ -269,8 +267,3 @@ def _moment(bound: datetime, kind: Kind) -> str:
 
 
 LITERALS = Literals(literal, _moment)
-
-
-def whole_conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[str]:
-    """Yield the condition of the slices' rows for each pair of bounds."""
-    return slice_conditions(slices, slice_by, LITERALS)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from dwhctl.core.errors import UsageError
 from dwhctl.core.sql import first_word
 from dwhctl.systems.base.source import Cursor, StatementResult, refuse_unclear_lines
 from dwhctl.systems.clickhouse.client import ClickHouseClient, end_queries
@@ -15,6 +17,8 @@ from dwhctl.systems.clickhouse.client import ClickHouseClient, end_queries
 if TYPE_CHECKING:
     from dwhctl.systems.clickhouse.system import ClickHouseConnection
 
+#: The driver asks for a format of its own.
+_FORMAT = re.compile(r"\bFORMAT\s+([A-Za-z]\w*)\s*\Z", re.IGNORECASE)
 _INTERRUPT_TIMEOUT = timedelta(seconds=2)
 
 
@@ -36,6 +40,9 @@ class ClickHouseCursor(Cursor):
         statements = super().statements(sql)
         for statement in () if self.write else statements:
             refuse_unclear_lines(statement)
+        for statement in statements:
+            if first_word(statement) in self.reading and (form := _FORMAT.search(statement)):
+                raise UsageError(f"leave FORMAT {form[1]} out; --format json or csv writes the answer so")
         return statements
 
     def open(self) -> None:

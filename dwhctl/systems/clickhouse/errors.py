@@ -44,7 +44,6 @@ _CODE = re.compile(r"\bCode: (\d+)")
 
 
 def code_of(error: BaseException) -> int | None:
-    """Return the code of ClickHouse's error."""
     code = getattr(error, "code", None)
     if isinstance(code, int) and code:
         return code
@@ -58,7 +57,6 @@ def is_code(error: BaseException, codes: Sequence[int]) -> bool:
 
 
 def translate_error(error: driver_errors.Error, name: str, timeout: float | None) -> AttemptError:
-    """Return the error that ClickHouse's answer means."""
     code = code_of(error)
     if code is None:
         return lost(error, name, timeout)

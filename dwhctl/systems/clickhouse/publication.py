@@ -14,7 +14,7 @@ from dwhctl.core.faults import reach
 from dwhctl.core.sql import quote_name as quote
 from dwhctl.systems.base.inspection import held_values_sql, read_held_values
 from dwhctl.systems.base.server import ServerInspection
-from dwhctl.systems.base.staging import TOKEN, Publication, gone, of_shards
+from dwhctl.systems.base.staging import TOKEN, Publication, gone, of_shards, slice_conditions
 from dwhctl.systems.base.target import HELD, STAGED, Statement, TableColumns
 from dwhctl.systems.clickhouse.catalog import (
     LITERALS,
@@ -22,7 +22,6 @@ from dwhctl.systems.clickhouse.catalog import (
     declared_columns,
     described,
     described_column,
-    whole_conditions,
 )
 from dwhctl.systems.clickhouse.errors import MISSING, UNKNOWN_SETTING, is_code
 from dwhctl.systems.clickhouse.types import literal
@@ -72,7 +71,7 @@ class ClickHousePublication(Publication):
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         held: dict[str, int] = {}
-        for where in whole_conditions(slices, self._slice_by):
+        for where in slice_conditions(slices, self._slice_by, LITERALS):
             held.update(
                 (str(shard), int(count))
                 for shard, count in self._client.query(_held_sql(self._current, where))
@@ -91,7 +90,7 @@ class ClickHousePublication(Publication):
     def delete(self, slices: Sequence[Slice]) -> None:
         self._make()
         found = set[str]()
-        for where in whole_conditions(slices, self._slice_by):
+        for where in slice_conditions(slices, self._slice_by, LITERALS):
             rows = self._client.query(f"SELECT DISTINCT _partition_id FROM {self._table.sql} WHERE {where}")
             found.update(str(partition) for (partition,) in rows)
             if self._partitions:
@@ -246,9 +245,8 @@ _STORED = ("", "DEFAULT", "MATERIALIZED")
 def publish_statements(
     table: ClickHouseTable, staging: ClickHouseTable, slice: Slice, columns: TableColumns
 ) -> list[Statement]:
-    """Return what a publication of one slice sends."""
     copy, tokens = ClickHouseTable(table.database, "<copy>"), ["<token>"]
-    (where,) = whole_conditions([slice], columns.slice_by)
+    (where,) = slice_conditions([slice], columns.slice_by, LITERALS)
     names = columns.listed(quote)
     return [
         Statement(_held_sql(table, where), about=HELD),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from dwhctl.core.errors import AttemptError, StagingError
-from dwhctl.core.sql import quote_name
-from dwhctl.systems.base.staging import CANDIDATES, TOKEN, gone
-from dwhctl.systems.base.target import Stage
+from dwhctl.systems.base.server import ServerStage
+from dwhctl.systems.base.staging import TOKEN, gone
 from dwhctl.systems.clickhouse.catalog import ClickHouseTable
 from dwhctl.systems.clickhouse.client import ClickHouseClient, kill_queries
 from dwhctl.systems.clickhouse.errors import MISSING, is_code
@@ -23,52 +22,17 @@ if TYPE_CHECKING:
     from dwhctl.core.columns import Column
 
 
-class _Sink:
-    """A file that keeps what is written until it is taken."""
+class ClickHouseStage(ServerStage[ClickHouseClient]):
+    """The rows of one slice in the group's staging table: the partition of their token. There is no transaction."""
 
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self.closed = False
+    count = "count()"
 
-    def write(self, data: bytes) -> int:
-        self._pieces.append(bytes(data))
-        return len(data)
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self.closed = True
-
-    def readable(self) -> bool:
-        return False
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return False
-
-    def take(self) -> bytes:
-        """Return what was written since the last time."""
-        taken = b"".join(self._pieces)
-        self._pieces.clear()
-        return taken
-
-
-@dataclass
-class ClickHouseStage(Stage):
-    """The rows of one slice in the group's staging table: the partition of their token.
-
-    It never creates the table: where that is missing, the run has ended.
-    """
-
-    _client: ClickHouseClient
-    _table: ClickHouseTable
-    _token: str
-    _columns: Sequence[Column]
-    _bytes: int = 0
-    _rows: int = 0
+    def __init__(
+        self, client: ClickHouseClient, table: ClickHouseTable, token: str, columns: Sequence[Column]
+    ) -> None:
+        super().__init__(client, token, columns)
+        self._table = table
+        self._bytes = self._rows = 0
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> int:
         self._client.open()
@@ -88,9 +52,7 @@ class ClickHouseStage(Stage):
         Other parts of the slice may be there as well: the publication counts all of them.
         """
         try:
-            ((found,),) = self._client.query(
-                f"SELECT count() FROM {self._table.sql} WHERE {TOKEN} = {literal(self._token)}"
-            )
+            ((found,),) = self._client.query(f"SELECT count() FROM {self._staged()}")
         except AttemptError as error:
             if is_code(error, MISSING):
                 raise gone(self._table) from error
@@ -100,7 +62,7 @@ class ClickHouseStage(Stage):
 
     def _stream(self, batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
         """Yield the batches as an Arrow stream with the token as a last column."""
-        sink = _Sink()
+        sink = io.BytesIO()
         writer: pa.RecordBatchStreamWriter | None = None
         for batch in batches:
             tokens = pa.DictionaryArray.from_arrays(
@@ -108,31 +70,19 @@ class ClickHouseStage(Stage):
             )
             named = batch.append_column(TOKEN, tokens.cast(pa.string()))
             if writer is None:
-                writer = pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), named.schema)
+                writer = pa.ipc.new_stream(sink, named.schema)
             writer.write_batch(named)
             self._rows += batch.num_rows
             del batch, tokens, named
-            piece = sink.take()
+            piece = _taken(sink)
             self._bytes += len(piece)
             yield piece
         if writer is not None:
             writer.close()
-            yield sink.take()
+            yield _taken(sink)
 
-    def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
-        """Group by hash_id first: the warehouse compares eight bytes a row."""
-        staged = f"FROM {self._table.sql} WHERE {TOKEN} = {literal(self._token)}"
-        candidates = self._client.query(
-            f"SELECT hash_id {staged} GROUP BY hash_id HAVING count() > 1 LIMIT {CANDIDATES}"
-        )
-        if not candidates:
-            return None
-        names = ", ".join(map(quote_name, key))
-        ids = ", ".join(str(int(hash_id)) for (hash_id,) in candidates)
-        found = self._client.query(
-            f"SELECT {names} {staged} AND hash_id IN ({ids}) GROUP BY {names} HAVING count() > 1 LIMIT 1"
-        )
-        return tuple(found[0]) if found else None
+    def _staged(self) -> str:
+        return f"{self._table.sql} WHERE {TOKEN} = {literal(self._token)}"
 
     def discard(self) -> None:
         """End the INSERT, and drop the blocks that it has written: this token is never published."""
@@ -143,12 +93,17 @@ class ClickHouseStage(Stage):
             kill_queries(self._client, label)
             self._client.run(f"ALTER TABLE {self._table.sql} DROP PARTITION {literal(self._token)}")
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
         try:
             if kind is not None and self._rows:
                 self.discard()
         finally:
             self._client.close()
+
+
+def _taken(sink: io.BytesIO) -> bytes:
+    """Return what was written, and empty the file."""
+    taken = sink.getvalue()
+    sink.seek(0)
+    sink.truncate()
+    return taken

@@ -14,7 +14,6 @@ from dwhctl.systems.base.system import CursorOptions, System, TargetOptions, ref
 from dwhctl.systems.clickhouse import NAME_OCTETS
 
 if TYPE_CHECKING:
-    from dwhctl.core.columns import Column
     from dwhctl.systems.base.source import Cursor
     from dwhctl.systems.base.target import Target
 
@@ -44,7 +43,6 @@ class ClickHouseConnection(NetworkConnection):
 
     @property
     def is_secure(self) -> bool:
-        """Whether the connection is encrypted."""
         if self.secure is not None:
             return self.secure
         return self.ca_cert is not None or not self.is_local
@@ -74,17 +72,13 @@ class _ClickHouse(System[ClickHouseConnection]):
     connection = ClickHouseConnection
     is_target = stages_parts = True
     driver = "clickhouse_connect"
+    types_module = "dwhctl.systems.clickhouse.types"
 
     def open_target(self, connection: ClickHouseConnection, options: TargetOptions) -> Target:
         _check_installed(connection)
         from dwhctl.systems.clickhouse.target import ClickHouseTarget
 
         return ClickHouseTarget(connection, options.timeout, options.label)
-
-    def declaration(self, column: Column) -> str:
-        from dwhctl.systems.clickhouse.types import declaration
-
-        return declaration(column)
 
     def open_cursor(
         self, connection: ClickHouseConnection, database: str | None, options: CursorOptions

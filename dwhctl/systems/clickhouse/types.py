@@ -17,6 +17,7 @@ import pyarrow as pa
 from dwhctl.core.columns import SERVICE_FIELDS, Column, Kind
 from dwhctl.core.errors import TargetRefusedError
 from dwhctl.core.sql import quote_name
+from dwhctl.systems.base.system import decimal_type, time_type
 
 if TYPE_CHECKING:
     from dwhctl.systems.base.ddl import NewTable
@@ -56,8 +57,6 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "b": "\b", "f": "\f", "a
 #: Virtual columns of MergeTree that a publication reads; a column of that name would be read in their place.
 _VIRTUAL = ("_part", "_partition_id")
 
-_MOST_DIGITS_128, _MOST_DIGITS_256 = 38, 76
-
 #: Every type that a target's column may have, as the reference page shows them.
 NAMES = (
     *_INTEGERS, "Decimal(P, S)", "Float32", "Float64", "Bool", "String", "FixedString(N)", "Enum8(...)", "Enum16(...)",
@@ -84,9 +83,7 @@ def _plain(name: str, inner: str) -> Column | None:
         kind, type_ = _PLAIN[inner]
         return Column(name, kind, type_, inner, any_octets=inner == "String")
     if match := _DECIMAL.fullmatch(inner):
-        digits = int(match[1])
-        decimal = pa.decimal128 if digits <= _MOST_DIGITS_128 else pa.decimal256
-        return Column(name, Kind.DECIMAL, decimal(digits, int(match[2])), inner)
+        return Column(name, Kind.DECIMAL, decimal_type(int(match[1]), int(match[2])), inner)
     if match := _FIXED.fullmatch(inner):
         return Column(name, Kind.BINARY, pa.binary(), inner, octets=int(match[1]), padded=True)
     if _ENUM.fullmatch(inner):
@@ -115,8 +112,7 @@ def _moment(name: str, inner: str) -> Column | None:
             name, inner, unit, match["zone"], first, _LAST_NANOSECONDS if unit == "ns" else last
         )
     if (match := _TIME64.fullmatch(inner)) and (unit := _UNITS.get(match[1])):
-        type_ = pa.time64(unit) if unit in ("us", "ns") else pa.time32(unit)
-        return Column(name, Kind.TIME, type_, inner)
+        return Column(name, Kind.TIME, time_type(Kind.TIME, unit), inner)
     return None
 
 

@@ -30,7 +30,7 @@ from dwhctl.core.errors import (
     TargetRefusedError,
 )
 from dwhctl.core.files import denied, with_remedy
-from dwhctl.core.sql import literal
+from dwhctl.core.sql import literal, shown_name
 from dwhctl.core.waiting import Wait, waited
 from dwhctl.project.query import named_line
 from dwhctl.systems.base.source import closed_on_error
@@ -39,8 +39,7 @@ from dwhctl.systems.base.system import SourceType
 if TYPE_CHECKING:
     from dwhctl.systems.duckdb.system import DuckdbConnection
 
-#: DuckDB's types. Any other is refused (INTERVAL, BIT, TIME WITH TIME ZONE, nested types): its values would not arrive
-#: as they were, or a warehouse table cannot hold them.
+#: DuckDB's types. Of any other the values would not arrive as they were, or a warehouse table cannot hold them.
 #: Source: https://duckdb.org/docs/stable/sql/data_types/overview
 KINDS: dict[str, tuple[Kind, pa.DataType]] = {
     "BOOLEAN": (Kind.BOOLEAN, pa.bool_()),
@@ -98,8 +97,10 @@ def declaration(column: Column) -> str:
     raise TargetRefusedError(f"column {column.name}: no DuckDB type holds {column.declared}")
 
 
-#: Types that are refused: one of each group.
+#: One type of each group that is refused.
 _REFUSED = ("UHUGEINT", "INTERVAL", "BIT", "TIME WITH TIME ZONE", "INTEGER[]", "STRUCT", "MAP", "UNION")
+#: With a name: DuckDB names an expression after its text.
+_REMEDY = "CAST({column} AS VARCHAR) AS {column}"
 _NOTES = {
     "ENUM": "text",
     "HUGEINT": "decimal(38,0); a value of 39 digits is refused",
@@ -107,10 +108,9 @@ _NOTES = {
 
 
 def source_types() -> list[SourceType]:
-    """Return the types for the type map."""
     known = [column("c", name) for name in ("DECIMAL(18,2)", "ENUM('a')", *KINDS)]
     found = [SourceType(one.declared, one, _NOTES.get(one.declared, str(one.kind))) for one in known if one]
-    return found + [SourceType(name, None, "CAST({column} AS VARCHAR)") for name in _REFUSED]
+    return found + [SourceType(name, None, _REMEDY) for name in _REFUSED]
 
 
 def declared_columns(names: Sequence[str], types: Sequence[object]) -> list[Column]:
@@ -119,11 +119,10 @@ def declared_columns(names: Sequence[str], types: Sequence[object]) -> list[Colu
     for name, declared in zip(names, map(str, types), strict=True):
         if name.lower() in columns:
             raise QueryError(f"column {name} occurs twice in the extract; give one of them another name")
-        described = column(name, declared)
-        if described is None:
+        if (described := column(name, declared)) is None:
             raise QueryError(
                 f"column {name}: DuckDB's type {declared} would not arrive as it is;"
-                " CAST it in the extract, for example to VARCHAR"
+                f" CAST it in the extract: {_REMEDY.format(column=shown_name(name))}"
             )
         columns[name.lower()] = described
     return list(columns.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,33 +152,56 @@ class ParquetStage(Stage):
         self._path.unlink(missing_ok=True)
 
 
-def is_zoned(db: duckdb.DuckDBPyConnection, table: str, slice_by: str | None) -> bool:
-    """Return whether the column by which the table is sliced holds instants."""
-    if slice_by is None:
-        return False
-    relation = db.sql(f"SELECT {quote_name(slice_by)} FROM {quote_path(table)} LIMIT 0")
-    return str(relation.types[0]) == "TIMESTAMP WITH TIME ZONE"
+@dataclass(frozen=True, slots=True)
+class SlicedTable:
+    """A table, and the column by which it is sliced: `zoned` is whether that holds instants."""
 
+    name: str
+    slice_by: str | None
+    zoned: bool
 
-def conditions(
-    slices: Sequence[Slice], slice_by: str | None, *, zoned: bool, mark: str = ""
-) -> Iterator[tuple[str, str, dict[str, object]]]:
-    """Yield, by bounds, a condition of the shards, one of the bounds ("" for none), and their values.
-
-    The values' names end with `mark`.
-    """
-    by_bounds: dict[tuple[object, object], list[str]] = {}
-    for slice in slices:
-        bounds = (slice.start_at, slice.end_at) if zoned else (slice.start, slice.end)
-        by_bounds.setdefault(bounds, []).append(slice.shard)
-    for (start, end), shards in by_bounds.items():
-        where, values = of_shards(shards, mark)
+    @classmethod
+    def of(cls, db: duckdb.DuckDBPyConnection, name: str, slice_by: str | None) -> SlicedTable:
+        """Look the column's type up."""
         if slice_by is None:
-            yield where, "", values
-        else:
-            column = quote_name(slice_by)
-            inside = f"{column} >= $start{mark} AND {column} < $end{mark}"
-            yield where, inside, {**values, f"start{mark}": start, f"end{mark}": end}
+            return cls(name, None, zoned=False)
+        relation = db.sql(f"SELECT {quote_name(slice_by)} FROM {quote_path(name)} LIMIT 0")
+        return cls(name, slice_by, zoned=str(relation.types[0]) == "TIMESTAMP WITH TIME ZONE")
+
+    def conditions(
+        self, slices: Sequence[Slice], mark: str = ""
+    ) -> Iterator[tuple[str, str, dict[str, object]]]:
+        """Yield, by bounds, a condition of the shards, one of the bounds ("" for none), and their values.
+
+        The values' names end with `mark`.
+        """
+        by_bounds: dict[tuple[object, object], list[str]] = {}
+        for slice in slices:
+            bounds = (slice.start_at, slice.end_at) if self.zoned else (slice.start, slice.end)
+            by_bounds.setdefault(bounds, []).append(slice.shard)
+        for (start, end), shards in by_bounds.items():
+            where, values = of_shards(shards, mark)
+            if self.slice_by is None:
+                yield where, "", values
+            else:
+                column = quote_name(self.slice_by)
+                inside = f"{column} >= $start{mark} AND {column} < $end{mark}"
+                yield where, inside, {**values, f"start{mark}": start, f"end{mark}": end}
+
+    def held(self, slices: Sequence[Slice]) -> Iterator[Statement]:
+        """Yield the statements that count the slices' rows."""
+        head = f"SELECT etl_source, count(*) FROM {quote_path(self.name)}"
+        for where, values in self._whole(slices):
+            yield Statement(f"{head} WHERE {where} GROUP BY ALL", values, HELD)
+
+    def delete(self, slices: Sequence[Slice]) -> Iterator[Statement]:
+        """Yield the statements that delete the slices' rows."""
+        for where, values in self._whole(slices):
+            yield Statement(f"DELETE FROM {quote_path(self.name)} WHERE {where}", values, DELETE)
+
+    def _whole(self, slices: Sequence[Slice]) -> Iterator[tuple[str, dict[str, object]]]:
+        for shards, bounds, values in self.conditions(slices):
+            yield (f"{shards} AND {bounds}" if bounds else shards), values
 
 
 def of_shards(shards: Sequence[str], mark: str = "") -> tuple[str, dict[str, object]]:
@@ -232,26 +255,11 @@ def _generated(db: duckdb.DuckDBPyConnection, table: str) -> set[str]:
 BEGIN, COMMIT = "BEGIN", "COMMIT"
 
 
-def held(table: str, slices: Sequence[Slice], slice_by: str | None, *, zoned: bool) -> Iterator[Statement]:
-    """Yield the statements that count the slices' rows."""
-    for where, values in _conditions(slices, slice_by, zoned=zoned):
-        sql = f"SELECT etl_source, count(*) FROM {quote_path(table)} WHERE {where} GROUP BY ALL"
-        yield Statement(sql, values, HELD)
-
-
 def staged(files: Sequence[Path]) -> Statement:
-    """Return the statement that counts the rows of staged files."""
     return Statement("SELECT file_name, num_rows FROM parquet_file_metadata($files)", _values(files), STAGED)
 
 
-def delete(table: str, slices: Sequence[Slice], slice_by: str | None, *, zoned: bool) -> Iterator[Statement]:
-    """Yield the statements that delete the slices' rows."""
-    for where, values in _conditions(slices, slice_by, zoned=zoned):
-        yield Statement(f"DELETE FROM {quote_path(table)} WHERE {where}", values, DELETE)
-
-
 def insert(table: str, files: Sequence[Path]) -> Statement:
-    """Return the statement that inserts the rows of staged files."""
     # A folder `id=7` above the state folder is no column. A slice staged after a column was
     # added has one more than its neighbours: without union_by_name the first file's columns are all.
     sql = (
@@ -262,15 +270,15 @@ def insert(table: str, files: Sequence[Path]) -> Statement:
 
 
 def publish_statements(file: Path, slice: Slice, columns: TableColumns) -> list[Statement]:
-    """Return the statements of a publication of one slice."""
     slice_by = columns.slice_by
-    name = slice_by.name if isinstance(slice_by, Column) else slice_by
-    zoned = isinstance(slice_by, Column) and slice_by.kind is Kind.TIMESTAMPTZ
+    table = SlicedTable(columns.table, slice_by if isinstance(slice_by, str) else None, zoned=False)
+    if isinstance(slice_by, Column):
+        table = SlicedTable(columns.table, slice_by.name, zoned=slice_by.kind is Kind.TIMESTAMPTZ)
     statements = [
         Statement(BEGIN),
-        *held(columns.table, [slice], name, zoned=zoned),
+        *table.held([slice]),
         staged([file]),
-        *delete(columns.table, [slice], name, zoned=zoned),
+        *table.delete([slice]),
         insert(columns.table, [file]),
         Statement(COMMIT),
     ]
@@ -288,13 +296,6 @@ def publish_statements(file: Path, slice: Slice, columns: TableColumns) -> list[
 
 def _values(files: Sequence[Path]) -> dict[str, object]:
     return {"files": [engine.literal_path(file) for file in files]}
-
-
-def _conditions(
-    slices: Sequence[Slice], slice_by: str | None, *, zoned: bool
-) -> Iterator[tuple[str, dict[str, object]]]:
-    for shards, bounds, values in conditions(slices, slice_by, zoned=zoned):
-        yield (f"{shards} AND {bounds}" if bounds else shards), values
 
 
 class DuckdbRefresh(Refresh):
@@ -327,7 +328,7 @@ class DuckdbRefresh(Refresh):
 
     def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
         wanted = TableColumns(self._table, names=columns, narrowed=narrowed)
-        _, insert = refresh_sql(quote_path(self._table), self._source, wanted, _checked)
+        _, insert = refresh_sql(quote_path(self._table), self._source, wanted, checked)
         try:
             row = self._db.execute(insert).fetchone()
         except duckdb.Error as error:
@@ -341,18 +342,12 @@ class DuckdbRefresh(Refresh):
             self._db.execute(COMMIT)
 
 
-def refresh_statements(source: RowSource, columns: TableColumns) -> list[Statement]:
-    """Return the statements of a refresh."""
-    sql = refresh_sql(quote_path(columns.table), source, columns, _checked)
-    return [Statement(BEGIN), *map(Statement, sql), Statement(COMMIT)]
-
-
 def _column(name: str, declared: str) -> RefreshColumn:
     untyped = declared == '"NULL"'
     return RefreshColumn(name, declared, engine.column(name, declared), untyped)
 
 
-def _checked(number: int, pair: Narrowing) -> str:
+def checked(number: int, pair: Narrowing) -> str:
     """Return the SQL of the column's value, or of an error where a cast and back changes it."""
     name = quote_name(pair.source.name)
     there = f"TRY_CAST({name} AS {pair.table.declared})"

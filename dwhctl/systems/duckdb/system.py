@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,9 +18,7 @@ from dwhctl.project.fields import Duration
 from dwhctl.systems.base.system import CursorOptions, SourceOptions, System, TargetOptions
 
 if TYPE_CHECKING:
-    from dwhctl.core.columns import Column
     from dwhctl.systems.base.source import Cursor, Source
-    from dwhctl.systems.base.system import SourceType
     from dwhctl.systems.base.target import Target
 
 _OWN_SCHEMAS = ("information_schema", "pg_catalog", "system", "temp")
@@ -67,7 +64,6 @@ class DuckdbConnection(EmbeddedConnection):
         return self.path.suffix not in DUCKDB_SUFFIXES
 
     def database_file(self, database: str) -> Path:
-        """Return the file that holds this database."""
         return self.path / f"{database}.duckdb" if self.is_folder else self.path
 
     def shard_file(self, database: str) -> Path | None:
@@ -83,6 +79,7 @@ class _Duckdb(System[DuckdbConnection]):
     connection = DuckdbConnection
     is_source = is_target = one_writer = stages_parts = True
     driver = "dwhctl.systems.duckdb.client"
+    types_module = "dwhctl.systems.duckdb.client"
 
     def open_source(self, connection: DuckdbConnection, database: str, options: SourceOptions) -> Source:
         from dwhctl.systems.duckdb.source import DuckdbSource
@@ -93,16 +90,6 @@ class _Duckdb(System[DuckdbConnection]):
         from dwhctl.systems.duckdb.target import DuckdbTarget
 
         return DuckdbTarget(connection, options.state_dir)
-
-    def source_types(self) -> Sequence[SourceType]:
-        from dwhctl.systems.duckdb.client import source_types
-
-        return source_types()
-
-    def declaration(self, column: Column) -> str:
-        from dwhctl.systems.duckdb.client import declaration
-
-        return declaration(column)
 
     def open_cursor(
         self, connection: DuckdbConnection, database: str | None, options: CursorOptions

@@ -23,19 +23,25 @@ from dwhctl.core.files import SpillFolder, inside, with_remedy
 from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
 from dwhctl.systems.base.staging import Described, Publication, described_each
-from dwhctl.systems.base.target import Refresh, Stage, StagingGroup, Statement, TableColumns, Target
+from dwhctl.systems.base.target import (
+    Refresh,
+    Stage,
+    StagingGroup,
+    Statement,
+    TableColumns,
+    Target,
+    refresh_sql,
+)
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb import staging as sent
 from dwhctl.systems.duckdb.staging import (
     DuckdbRefresh,
     ParquetStage,
-    conditions,
+    SlicedTable,
     described,
     files_of,
     is_taken_for_file,
-    is_zoned,
     of_shards,
-    refresh_statements,
 )
 
 if TYPE_CHECKING:
@@ -139,7 +145,8 @@ class DuckdbTarget(Target):
         return sent.publish_statements(file, slice, columns)
 
     def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
-        return refresh_statements(source, columns)
+        sql = refresh_sql(quote_path(columns.table), source, columns, sent.checked)
+        return [Statement(sent.BEGIN), *map(Statement, sql), Statement(sent.COMMIT)]
 
     @contextmanager
     def inspection(self, table: str, slice_by: str | None) -> Iterator[Inspection]:
@@ -248,7 +255,6 @@ class DuckdbTarget(Target):
             raise self.translate_error(error, statement) from error
 
     def translate_error(self, error: duckdb.Error, statement: str | None = None) -> AttemptError:
-        """Return the error that one of DuckDB's means."""
         connection = self._connection
         return engine.translate_error(error, connection, connection.path, target=True, statement=statement)
 
@@ -261,20 +267,18 @@ class DuckdbPublication(Publication):
     ) -> None:
         self._target = target
         self._db = db
-        self._table = table
-        self._slice_by = slice_by
-        self._zoned = is_zoned(db, table, slice_by)
+        self._table = SlicedTable.of(db, table, slice_by)
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         held: dict[str, int] = {}
-        for statement in sent.held(self._table, slices, self._slice_by, zoned=self._zoned):
+        for statement in self._table.held(slices):
             rows = self._send(statement).fetchall()
             held.update((str(shard), int(count)) for shard, count in rows)
         return held
 
     def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
         where, values = of_shards(shards)
-        sql = held_values_sql(quote_path(self._table), where, list(map(quote_name, columns)))
+        sql = held_values_sql(quote_path(self._table.name), where, list(map(quote_name, columns)))
         return read_held_values(self._db.execute(sql, values).fetchall(), columns)
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
@@ -286,12 +290,12 @@ class DuckdbPublication(Publication):
         return dict(counts)
 
     def delete(self, slices: Sequence[Slice]) -> None:
-        for statement in sent.delete(self._table, slices, self._slice_by, zoned=self._zoned):
+        for statement in self._table.delete(slices):
             self._send(statement)
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
         files = [*self._target.staged_files(group, tokens)]
-        row = self._send(sent.insert(self._table, files)).fetchone()
+        row = self._send(sent.insert(self._table.name, files)).fetchone()
         return int(row[0]) if row else 0
 
     def commit(self) -> None:
@@ -318,14 +322,12 @@ class DuckdbInspection(Inspection):
         super().__init__("duckdb", quote_path(table), sliced=slice_by is not None)
         self._target = target
         self._db = db
-        self._name = table
-        self._slice_by = slice_by
+        self._sliced_table = SlicedTable.of(db, table, slice_by)
         # Names the values of this table in a query of two tables.
         self._mark = mark
-        self._zoned = is_zoned(db, table, slice_by)
 
     def columns(self) -> Sequence[Column]:
-        return described(self._db, self._name)
+        return described(self._db, self._sliced_table.name)
 
     def beside(self, table: str, slice_by: str | None) -> DuckdbInspection:
         return DuckdbInspection(self._target, self._db, table, slice_by, mark="_beside")
@@ -338,7 +340,7 @@ class DuckdbInspection(Inspection):
         return of_shards(shards)
 
     def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
-        return conditions(slices, self._slice_by, zoned=self._zoned, mark=self._mark)
+        return self._sliced_table.conditions(slices, self._mark)
 
     def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
         bound: dict[str, object] = {f"text{number}": text for number, text in enumerate(texts)}

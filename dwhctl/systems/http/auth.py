@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 from dwhctl.core.errors import LoginRefusedError
-from dwhctl.core.secrets import remember
+from dwhctl.core.secrets import Secret, remember
 from dwhctl.systems.http.keys import ApiKeyAuth, BearerAuth, HttpBasicAuth, OAuth2Auth
 
 if TYPE_CHECKING:
@@ -28,20 +28,22 @@ _TOKENS: dict[_Key, tuple[str, float]] = {}
 class Login:
     """The credentials of a connection as parts of a request."""
 
-    def __init__(self, connection: HttpConnection, post: Callable[[str, Mapping[str, str]], Any]) -> None:
+    def __init__(
+        self, connection: HttpConnection, post: Callable[[str, Mapping[str, str], Mapping[str, str]], Any]
+    ) -> None:
         self._name = connection.name
         self._auth = connection.auth
         self._post = post
         self._token = ""
 
     def headers(self) -> dict[str, str]:
-        """Give the headers that log in. Raise AttemptError when a token cannot be had."""
+        """Return the headers that log in. Raise AttemptError when a token cannot be had."""
         auth = self._auth
         if isinstance(auth, BearerAuth):
             return {"Authorization": f"Bearer {auth.token.reveal()}"}
         if isinstance(auth, HttpBasicAuth):
-            pair = f"{auth.username}:{auth.password.reveal()}".encode()
-            return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
+            user = auth.username.reveal() if isinstance(auth.username, Secret) else auth.username
+            return _basic(user, auth.password.reveal() if auth.password else "")
         if isinstance(auth, OAuth2Auth):
             return {"Authorization": f"Bearer {self._access_token(auth)}"}
         if isinstance(auth, ApiKeyAuth) and auth.location == "header":
@@ -51,7 +53,7 @@ class Login:
         return {}
 
     def params(self) -> dict[str, str]:
-        """Give the parameters of the query that log in."""
+        """Return the parameters of the query that log in."""
         auth = self._auth
         if isinstance(auth, ApiKeyAuth) and auth.location in ("query", "param"):
             return {auth.name: auth.api_key.reveal()}
@@ -71,13 +73,15 @@ class Login:
         key = _key(auth)
         self._token, expires = _TOKENS.get(key, ("", 0.0))
         if not self._token or time.monotonic() >= expires:
+            secret, in_body = auth.client_secret.reveal(), auth.client_authentication == "body"
             form = {
                 "grant_type": "client_credentials",
-                "client_id": auth.client_id,
-                "client_secret": auth.client_secret.reveal(),
-                **auth.access_token_request_data,
+                **({"client_id": auth.client_id, "client_secret": secret} if in_body else {}),
+                **_data(auth),
             }
-            answer = self._post(auth.access_token_url, form)
+            # RFC 6749, 2.3.1: both are encoded as in a form before they become user and password.
+            login = {} if in_body else _basic(quote_plus(auth.client_id), quote_plus(secret))
+            answer = self._post(auth.access_token_url, form, login)
             token = answer.get("access_token") if isinstance(answer, dict) else None
             if not isinstance(token, str) or not token:
                 raise LoginRefusedError(
@@ -99,6 +103,15 @@ def _lasts(said: object) -> float:
     return seconds if 0 < seconds < 10**9 else _UNSAID_SECONDS
 
 
+def _basic(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+
+
+def _data(auth: OAuth2Auth) -> dict[str, str]:
+    given = auth.access_token_request_data
+    return {name: value.reveal() if isinstance(value, Secret) else value for name, value in given.items()}
+
+
 def _key(auth: OAuth2Auth) -> _Key:
-    data = tuple(sorted(auth.access_token_request_data.items()))
+    data = tuple(sorted(_data(auth).items()))
     return auth.access_token_url, auth.client_id, auth.client_secret.reveal(), data

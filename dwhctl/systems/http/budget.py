@@ -106,11 +106,10 @@ class Budget:
             state["hold_until"] = max(state["hold_until"], until)
 
     def close(self) -> None:
-        """Close the file. Idempotent."""
         self._file.close()
 
     def _pause(self, state: _State, now: float) -> tuple[float, bool]:
-        """Say how long to wait at least, and whether that is what the server wants."""
+        """Return how long to wait at least, and whether that is what the server wants."""
         state["hold_until"] = min(state["hold_until"], now + MOST_HOLD_SECONDS)
         if (held := state["hold_until"] - now) > 0:
             return held, True

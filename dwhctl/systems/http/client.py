@@ -11,7 +11,7 @@ import math
 import tempfile
 import threading
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -43,44 +43,36 @@ from dwhctl.core.words import one_line
 from dwhctl.systems.http.auth import Login
 from dwhctl.systems.http.budget import Budget
 from dwhctl.systems.http.keys import is_clear, parse_rate, parse_size
-from dwhctl.systems.http.request import Call, joined, origin, plain
+from dwhctl.systems.http.request import (
+    CHUNK,
+    LOGIN,
+    REFUSAL_OCTETS,
+    TRANSIENT,
+    Answer,
+    Call,
+    joined,
+    octets_of,
+    origin,
+    plain,
+    unpacked,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from dwhctl.project.endpoint import ResponseAction
     from dwhctl.systems.http.system import HttpConnection
 
-_CHUNK = 64 * 1024
 #: A body stays in memory up to this size.
 _IN_MEMORY = 8 * 2**20
 _MOST_REDIRECTS = 5
 _ATTEMPTS = 6
-#: How much of a refusal's body is read, and how much of it is shown.
-_REFUSAL_OCTETS = 64 * 1024
+#: How much of a refusal's body is shown.
 _SHOWN = 200
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_LOGIN = frozenset({401, 403})
-_TRANSIENT = frozenset({408, 425, 429})
 #: A server that refuses for a while, and does not say for how long, is asked again after some such time.
 _WAIT = wait_random_exponential(multiplier=0.5, max=20)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer. Close its body."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: IO[bytes]
-    size: int
-    #: Whether the server gave the length, so that an early end would have been seen.
-    is_whole: bool
-
-    def text(self) -> str:
-        """Give the beginning of the body as text."""
-        self.body.seek(0)
-        return self.body.read(_REFUSAL_OCTETS).decode("utf-8", "replace")
 
 
 class Client:
@@ -105,7 +97,13 @@ class Client:
         mask_logs()
 
     def fetch(
-        self, method: str, call: Call, *, form: bool = False, accept: str = "application/json"
+        self,
+        method: str,
+        call: Call,
+        *,
+        form: bool = False,
+        accept: str = "application/json",
+        actions: Sequence[ResponseAction] = (),
     ) -> Answer:
         """Send a request until it is answered by something that no retry changes. Raise AttemptError."""
         attempts = Retrying(
@@ -115,7 +113,7 @@ class Client:
             sleep=sleep_using_event(self._give_up),
             reraise=True,
         )
-        answer: Answer = attempts(self._fetch, method, call, form, accept)
+        answer: Answer = attempts(self._fetch, method, call, form, accept, actions)
         return answer
 
     def _is_worth_another(self, error: BaseException) -> bool:
@@ -124,20 +122,25 @@ class Client:
         # The first connection is the business of the circuit breaker.
         return error is not self._final and (self._answered or not isinstance(error, ConnectError))
 
-    def _fetch(self, method: str, call: Call, form: bool, accept: str) -> Answer:
+    def _fetch(
+        self, method: str, call: Call, form: bool, accept: str, actions: Sequence[ResponseAction]
+    ) -> Answer:
         answer = self._logged_in(method, call, form, accept)
+        meaning = answer.meaning(actions)
         # Some servers answer an expired token with 403; the next attempt has another.
-        if answer.status in _LOGIN and self._login.forget_token() and answer.status == 401:
+        refused = answer.status in LOGIN and meaning is None
+        if refused and self._login.forget_token() and answer.status == 401:
             answer.body.close()
             answer = self._logged_in(method, call, form, accept)
-        if answer.status in _LOGIN or answer.status in _TRANSIENT or answer.status >= 500:
+            meaning = answer.meaning(actions)
+        if meaning == "retry" or (answer.is_refusal and meaning is None):
             with answer.body:
-                raise self._refusal(answer)
+                raise self._put_off(answer) if meaning else self._refusal(answer)
         self._answered = True
         return answer
 
     def _logged_in(self, method: str, call: Call, form: bool, accept: str) -> Answer:
-        headers = {"Accept": accept, **self._own_headers(), **self._login.headers()}
+        headers = {"Accept": accept, **self._own_headers(), **call.headers, **self._login.headers()}
         present = {name for name, _ in parse_qsl(urlsplit(call.url).query)}
         params = {name: value for name, value in self._login.params().items() if name not in present}
         return self._send(method, replace(call, params={**call.params, **params}), headers, form=form)
@@ -148,8 +151,8 @@ class Client:
             headers[name] = value.reveal() if isinstance(value, Secret) else value
         return headers
 
-    def _post_form(self, url: str, form: Mapping[str, str]) -> Any:
-        answer = self._send("POST", Call(url, {}, form), {"Accept": "application/json"}, form=True)
+    def _post_form(self, url: str, form: Mapping[str, str], login: Mapping[str, str]) -> Any:
+        answer = self._send("POST", Call(url, {}, form), {"Accept": "application/json", **login}, form=True)
         with answer.body:
             if answer.status not in (200, 201):
                 raise self._refusal(answer, "access_token_url: ")
@@ -178,7 +181,7 @@ class Client:
             if there != here:
                 self._refuse_in_clear(here[1], url)
                 headers = {name: value for name, value in headers.items() if name == "Accept"}
-            call = Call(url, {}, call.body)
+            call = replace(call, url=url, params={})
         raise QueryError(f"{self._where}: more than {_MOST_REDIRECTS} redirects; correct base_url or path")
 
     def _refuse_in_clear(self, here: str, url: str) -> None:
@@ -239,21 +242,22 @@ class Client:
         body: IO[bytes],
         end: Any,
     ) -> tuple[Answer, str | None]:
+        kind = {} if form or call.body is None else {"Content-Type": "application/json"}
         with self._open_session().request(
             method,
             call.url,
             params=plain(call.params),
-            json=None if form or call.body is None else call.body,
-            data=plain(call.body or {}) if form else None,
-            headers={**headers, "Accept-Encoding": "gzip"},
+            data=octets_of(call, form=form),
+            headers={**kind, **headers, "Accept-Encoding": "gzip"},
             timeout=(self._connection.connect_timeout.total_seconds(), self._seconds),
             allow_redirects=False,
             stream=True,
         ) as response:
             end()
             known = {name.title(): value for name, value in response.headers.items()}
-            self._keep_hold(response.status_code, known)
-            most = self._most if response.status_code < 300 else _REFUSAL_OCTETS
+            if response.status_code in (429, 503):
+                self._keep_hold(known)
+            most = self._most if response.status_code < 300 else REFUSAL_OCTETS
             is_whole = bool(response.raw.chunked) or response.raw.length_remaining is not None
             size = self._read(response, body, most, cut=response.status_code >= 300)
             answer = Answer(response.status_code, response.headers, body, size, is_whole)
@@ -281,19 +285,25 @@ class Client:
 
     def _unpacked(self, response: requests.Response) -> Iterator[bytes]:
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        chunks = response.raw.stream(_CHUNK, decode_content=False)
+        chunks = response.raw.stream(CHUNK, decode_content=False)
         if encoding in ("gzip", "x-gzip"):
-            return _decompressed(chunks)
+            return unpacked(chunks)
         if encoding not in ("identity", ""):
             raise QueryError(
                 f"{self._where}: the answer is packed with {encoding[:20]!r}, which was not asked for"
             )
         return chunks
 
-    def _keep_hold(self, status: int, headers: Mapping[str, str]) -> None:
+    def _keep_hold(self, headers: Mapping[str, str]) -> None:
         """Let all processes leave the server alone for as long as it says."""
-        if status in (429, 503) and (seconds := retry_after(headers.get("Retry-After", ""))) is not None:
+        if (seconds := retry_after(headers.get("Retry-After", ""))) is not None:
             self._budget.hold(seconds)
+
+    def _put_off(self, answer: Answer) -> AttemptError:
+        """Return the error for an answer that the load says to ask for again."""
+        self._keep_hold(answer.headers)
+        words = self._refusal(answer).args[0].removesuffix("; correct auth")
+        return SourceBusyError(f"{words} (response_actions say to try again)")
 
     def _open_session(self) -> requests.Session:
         if self._session is None:
@@ -321,7 +331,7 @@ class Client:
         return self._final
 
     def _translated(self, error: BaseException) -> AttemptError:
-        """Tell what a failure means; the words of requests hold the URL, and with it its parameters."""
+        """Return what a failure means; the words of requests hold the URL, and with it its parameters."""
         if self._give_up.is_set():
             return SourceError("interrupted")
         cause, name = cause_of(error), self._connection.name
@@ -346,13 +356,11 @@ class Client:
         # Below 400 an answer is no explanation: it holds rows, or a token.
         said = one_line(mask(answer.text()))[:_SHOWN] if answer.status >= 400 else ""
         words = f"{self._where}: {what}the server answered {answer.status}{f': {said}' if said else ''}"
-        if answer.status in _LOGIN or (
-            what and 400 <= answer.status < 500 and answer.status not in _TRANSIENT
-        ):
+        if answer.status in LOGIN or (what and 400 <= answer.status < 500 and answer.status not in TRANSIENT):
             return LoginRefusedError(f"{words}; correct auth", self._connection.name)
         if answer.status == 429:
             return SourceBusyError(words)
-        if answer.status in _TRANSIENT or answer.status >= 500:
+        if answer.status in TRANSIENT or answer.status >= 500:
             return SourceError(words)
         return QueryError(words)
 
@@ -376,21 +384,3 @@ class Client:
 
 def _never_connected(error: BaseException) -> bool:
     return isinstance(getattr(error.args[0] if error.args else None, "reason", None), NewConnectionError)
-
-
-def _decompressed(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Unpack gzip in pieces of bounded size. Raise zlib.error when it ends early."""
-    unpack, is_empty = zlib.decompressobj(31), True
-    for chunk in chunks:
-        data, is_empty = chunk, False
-        while data or not unpack.eof:
-            if unpack.eof:
-                unpack = zlib.decompressobj(31)  # another member follows
-            piece = unpack.decompress(data, _CHUNK)
-            if piece:
-                yield piece
-            data = unpack.unused_data if unpack.eof else unpack.unconsumed_tail
-            if not piece and not data:
-                break
-    if not (unpack.eof or is_empty):
-        raise zlib.error("ends early")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from dwhctl.core.secrets import Secret
+from dwhctl.core.secrets import Secret, is_sensitive
 from dwhctl.core.words import quoted
 from dwhctl.project.connections import is_local
 from dwhctl.project.fields import Table, Text
@@ -89,15 +89,30 @@ class ApiKeyAuth(Table):
     """Where the key is sent; `param` is `query`."""
 
 
+def _user(value: Any) -> Any:
+    return value if isinstance(value, str) and value else Secret.of(value)
+
+
+User = Annotated[Any, AfterValidator(_user)]
+
+
 class HttpBasicAuth(Table):
     """User and password in the header Authorization."""
 
     type: Literal["http_basic"] = Field("http_basic", examples=["http_basic"])
     """The kind of auth."""
-    username: Text = Field(examples=["dwh"])
-    """The user."""
-    password: Secret = Field(examples=[{"env": "CRM_PASSWORD"}])
-    """The password."""
+    username: User = Field(examples=["dwh"])
+    """The user; it may be a secret, where it is a key of the API."""
+    password: Secret | None = Field(None, examples=[{"env": "CRM_PASSWORD"}])
+    """The password; left out, it is empty."""
+
+
+def _fields(values: dict[str, Any]) -> dict[str, Secret | str]:
+    plain = {name for name, value in values.items() if isinstance(value, str) and not is_sensitive(name)}
+    return {name: value if name in plain else Secret.of(value) for name, value in values.items()}
+
+
+Fields = Annotated[dict[str, Any], AfterValidator(_fields)]
 
 
 class OAuth2Auth(Table):
@@ -113,8 +128,10 @@ class OAuth2Auth(Table):
     """The client's id."""
     client_secret: Secret = Field(examples=[{"env": "CRM_SECRET"}])
     """The client's secret."""
-    access_token_request_data: dict[str, str] = Field(default_factory=dict, examples=[{"scope": "read"}])
-    """More fields of the request."""
+    access_token_request_data: Fields = Field(default_factory=dict, examples=[{"scope": "read"}])
+    """More fields of the request; a value may be a secret. `grant_type` is `client_credentials` when left out."""
+    client_authentication: Literal["body", "header"] = Field("body", examples=["header"])
+    """Where id and secret are sent: as fields of the request, or as user and password (HTTP Basic)."""
 
 
 Auth = Annotated[BearerAuth | ApiKeyAuth | HttpBasicAuth | OAuth2Auth, Field(discriminator="type")]
@@ -141,6 +158,6 @@ Size = Annotated[str, AfterValidator(_size)]
 
 
 def is_clear(url: str) -> bool:
-    """Tell whether a URL leads to another machine without TLS."""
+    """Return whether a URL leads to another machine without TLS."""
     parts = urlsplit(url)
     return parts.scheme == "http" and not is_local(parts.hostname or "")

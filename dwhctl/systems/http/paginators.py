@@ -13,7 +13,7 @@ from dwhctl.core.errors import QueryError, SourceError
 from dwhctl.project import endpoint as words
 from dwhctl.systems.http.records import find_first
 from dwhctl.systems.http.request import Call, joined, origin
-from dwhctl.systems.http.types import MISSING
+from dwhctl.systems.http.types import MISSING, json_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +47,8 @@ class Pages:
         self._paginator = paginator
         self._most = most
         self._count = 0
+        #: The number or offset of the last page that was asked for.
+        self._number = 0
         self._records = 0
         self._short: int | None = None
         #: What the last page said that there is beyond it.
@@ -54,18 +56,25 @@ class Pages:
         self._seen: set[bytes] = set()
 
     def first(self, call: Call) -> Call:
-        """Give the first request."""
+        """Return the first request."""
         paginator = self._paginator
         if isinstance(paginator, words.OffsetPaginator):
-            limits = {paginator.offset_param: paginator.offset, paginator.limit_param: paginator.limit}
-            return replace(call, params={**call.params, **limits})
+            call = _with(call, paginator.limit_param, paginator.limit_body_path, paginator.limit)
+            return self._numbered(call, paginator.offset)
         if isinstance(paginator, words.PageNumberPaginator):
-            number = paginator.base_page if paginator.page is None else paginator.page
-            return replace(call, params={**call.params, paginator.page_param: number})
+            return self._numbered(call, paginator.base_page if paginator.page is None else paginator.page)
         return call
 
+    def _numbered(self, call: Call, number: int) -> Call:
+        """Return the request of the page with this number or offset."""
+        paginator, self._number = self._paginator, number
+        if isinstance(paginator, words.OffsetPaginator):
+            return _with(call, paginator.offset_param, paginator.offset_body_path, number)
+        assert isinstance(paginator, words.PageNumberPaginator)
+        return _with(call, paginator.page_param, paginator.page_body_path, number)
+
     def after(self, page: Page) -> Call | None:
-        """Give the next request, None after the last page. Raise QueryError or SourceError."""
+        """Return the next request, None after the last page. Raise QueryError or SourceError."""
         self._count += 1
         self._records += page.records
         following = self._after(page)
@@ -109,19 +118,24 @@ class Pages:
                 " base_url must have the same scheme, host and port as the links"
             )
         self._once(url, "the link to the next page")
-        return Call(url, {}, call.body)
+        return replace(call, url=url, params={})
 
     def _with_cursor(self, call: Call, param: str, cursor: Any) -> Call | None:
         if not self._goes_on(cursor):
             return None
-        return replace(call, params={**call.params, param: cursor})
+        return _with(call, param, None, cursor)
 
-    def _goes_on(self, cursor: Any) -> bool:
+    def _goes_on(self, cursor: Any, *, in_body: bool = False) -> bool:
         if cursor is MISSING or not cursor:
             return False
-        if isinstance(cursor, bool) or not isinstance(cursor, str | int | Decimal):
-            raise QueryError("the cursor of the next page is no text or number; correct cursor_path")
-        self._once(str(cursor), "the cursor of the next page")
+        # A body takes a list as well, such as the values that the last record is sorted by.
+        parts = cursor if isinstance(cursor, list) and in_body else [cursor]
+        if any(not isinstance(part, str | int | Decimal | None) or cursor is True for part in parts):
+            raise QueryError(
+                "the cursor of the next page is no text or number; correct cursor_path"
+                + (", or use cursor_body_path for a list" if isinstance(cursor, list) and not in_body else "")
+            )
+        self._once(json_text(cursor), "the cursor of the next page")
         return True
 
     def _after_cursor(self, paginator: words.CursorPaginator, page: Page) -> Call | None:
@@ -133,9 +147,9 @@ class Pages:
             raise SourceError("the answer says that there are more pages, and has no cursor for the next one")
         if paginator.cursor_body_path is None:
             return self._with_cursor(page.call, paginator.cursor_param or "cursor", cursor)
-        if not self._goes_on(cursor):
+        if not self._goes_on(cursor, in_body=True):
             return None
-        return replace(page.call, body=_put(page.call.body or {}, paginator.cursor_body_path, cursor))
+        return _with(page.call, "", paginator.cursor_body_path, cursor)
 
     def _after_offset(self, paginator: words.OffsetPaginator, page: Page) -> Call | None:
         if page.records > paginator.limit:
@@ -151,21 +165,24 @@ class Pages:
         if page.records < paginator.limit:
             self._short = page.records
         total = self._total(page.rest, paginator.total_path)
-        following = int(page.call.params[paginator.offset_param]) + paginator.limit
+        following = self._number + paginator.limit
         more = _has_more(paginator, page)
         ends = (
             _is_last(paginator, page, more)
-            or (total is not None and following >= total)
+            # Offsets that begin with 1 reach the last record one later.
+            or (total is not None and following >= total + (paginator.offset == 1))
             or (paginator.maximum_offset is not None and following >= paginator.maximum_offset)
             or more is False
         )
         if not ends:
             if total is not None:
                 self._left = f"the server counts {total:,} records, its pages have {self._records:,}"
-            return replace(page.call, params={**page.call.params, paginator.offset_param: following})
+            return self._numbered(page.call, following)
         # More than the total: it counts something else, or stops at a limit, and the pages may go on.
-        few = paginator.maximum_offset is None and self._records < (total or 0) - paginator.offset
-        if total is not None and (few or self._records > max(total - paginator.offset, 0)):
+        left = max((total or 0) - paginator.offset, 0)
+        few = paginator.maximum_offset is None and self._records < left
+        is_all = paginator.offset == 1 and self._records == total
+        if total is not None and not is_all and (few or self._records > left):
             raise SourceError(
                 f"the server counts {total:,} records, and its pages have {self._records:,}: the records changed"
                 " while they were read, or total_path counts something else"
@@ -175,7 +192,7 @@ class Pages:
     def _after_number(self, paginator: words.PageNumberPaginator, page: Page) -> Call | None:
         total = self._total(page.rest, paginator.total_path)
         more = _has_more(paginator, page)
-        following = int(page.call.params[paginator.page_param]) + 1
+        following = self._number + 1
         ends = _is_last(paginator, page, more) or more is False
         if total is not None:
             left = total + paginator.base_page - following
@@ -191,7 +208,7 @@ class Pages:
             ends = ends or left <= 0
         if ends or (paginator.maximum_page is not None and following >= paginator.maximum_page):
             return None
-        return replace(page.call, params={**page.call.params, paginator.page_param: following})
+        return self._numbered(page.call, following)
 
     @staticmethod
     def _total(rest: Any, path: str | None) -> int | None:
@@ -200,6 +217,8 @@ class Pages:
         total = find_first(rest, path)
         if isinstance(total, str) and total.isascii() and total.isdigit():
             total = int(total[:18])
+        if isinstance(total, Decimal) and total == total.to_integral_value() and total < 10**18:
+            total = int(total)  # 153.0 is 153
         if isinstance(total, bool) or not isinstance(total, int) or total < 0:
             raise QueryError(f"the answer has no number at total_path {path}")
         return total
@@ -236,7 +255,7 @@ def linked(header: str, wanted: str) -> str | None:
 
 
 def _is_last(paginator: _Counting, page: Page, more: bool | None) -> bool:
-    """Tell whether an empty page is the last one. Raise SourceError when it says that there are more."""
+    """Return whether an empty page is the last one. Raise SourceError when it says that there are more."""
     if page.records or not paginator.stop_after_empty_page:
         return False
     if more:
@@ -253,11 +272,18 @@ def _has_more(paginator: _Counting, page: Page) -> bool | None:
     more = find_first(page.rest, path)
     if isinstance(more, str):
         more = {"true": True, "false": False}.get(more.lower(), more)
-    if isinstance(more, bool):
-        return more
+    if isinstance(more, bool | int) and more in (0, 1):
+        return bool(more)
     if not page.records and paginator.stop_after_empty_page:
         return None  # an answer without records may say nothing else
     raise QueryError(f"the answer has neither true nor false at has_more_path {path}")
+
+
+def _with(call: Call, param: str, body_path: str | None, value: Any) -> Call:
+    """Return the request with another value of a parameter, or of a key of its body."""
+    if body_path is None:
+        return replace(call, params={**call.params, param: value})
+    return replace(call, body=_put(call.body or {}, body_path, value))
 
 
 def _put(body: Mapping[str, Any], path: str, value: Any) -> Mapping[str, Any]:

@@ -94,7 +94,9 @@ class JsonReader:
                 value, end = _DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 if not self._more():
-                    raise ValueError("the JSON ends early or is damaged") from error
+                    is_markup = self._text[self._at : self._at + 1] == "<"
+                    what = "it is HTML or XML" if is_markup else "the JSON ends early or is damaged"
+                    raise ValueError(what) from error
                 continue
             # A number at the end of what was read may go on, also behind a point or "e+".
             if len(self._text) - end <= len("e+") and self._more():
@@ -115,6 +117,7 @@ class JsonRecords:
         self.rest: Any = None
         self._file = file
         self._selector = endpoint.data_selector
+        self._may_lack = endpoint.may_lack_records
         steps = path_steps(self._selector)
         self._steps = None if steps is None or any(isinstance(step, int) for step in steps) else steps
         self._read_by = [path_steps(path) for path in paths]
@@ -127,7 +130,7 @@ class JsonRecords:
                 )
 
     def _is_inside(self) -> bool:
-        """Tell whether something else is read out of the records, or by more than names."""
+        """Return whether something else is read out of the records, or by more than names."""
         assert self._steps is not None
         names = self._steps[: self._steps.index("*")] if "*" in self._steps else self._steps
         return any(
@@ -139,7 +142,7 @@ class JsonRecords:
         )
 
     def __iter__(self) -> Iterator[Any]:
-        """Give the records. Raise SourceError for what is no JSON, QueryError when there is nothing at the selector."""
+        """Yield the records. Raise SourceError for what is no JSON, QueryError where nothing is at the selector."""
         try:
             yield from self._records()
         except UnicodeError:
@@ -158,7 +161,7 @@ class JsonRecords:
         self._found = False
         yield from self._walk(reader, self._steps, self)
         reader.end()
-        if not self._found:
+        if not (self._found or self._may_lack):
             raise self._nothing()
 
     def _of_whole(self) -> Iterator[Any]:
@@ -166,14 +169,14 @@ class JsonRecords:
         self.rest = reader.value()
         reader.end()
         found = find_all(self.rest, self._selector)
-        if not found:
+        if not (found or self._may_lack or has_list(self.rest, self._selector)):
             raise self._nothing()
         if len(found) == 1 and isinstance(found[0], list):
             found = found[0]
         yield from (each for each in found if each is not None)
 
     def _walk(self, reader: JsonReader, steps: Sequence[str | int], holder: Any) -> Iterator[Any]:
-        """Give what is at the steps; put everything else into `rest`."""
+        """Yield what is at the steps; put everything else into `rest`."""
         if not steps:
             yield from self._items(reader)
         elif steps[0] == "*":
@@ -208,7 +211,7 @@ class JsonRecords:
             reader.value()
 
     def _items(self, reader: JsonReader) -> Iterator[Any]:
-        """Give the items of an array, or the one record that is there."""
+        """Yield the items of an array, or the one record that is there."""
         self._found = True
         if reader.peek() == "[":
             for _ in _inside(reader, "[]"):
@@ -219,7 +222,7 @@ class JsonRecords:
     def _nothing(self) -> QueryError:
         return QueryError(
             f"the answer has nothing at data_selector {self._selector}; correct the selector, or, if such an answer"
-            " means that there are no records, say so in response_actions"
+            " means that there are no records, say so in response_actions, or set may_lack_records = true"
         )
 
 
@@ -236,7 +239,7 @@ def _inside(reader: JsonReader, brackets: str) -> Iterator[None]:
 
 
 def find_all(document: Any, path: str) -> list[Any]:
-    """Give what is at a JSONPath in a document."""
+    """Return what is at a JSONPath in a document."""
     steps = path_steps(path)
     if steps is not None:
         found = [document]
@@ -249,8 +252,22 @@ def find_all(document: Any, path: str) -> list[Any]:
 
 
 def find_first(document: Any, path: str) -> Any:
-    """Give the first value at a JSONPath, MISSING when there is none."""
+    """Return the first value at a JSONPath, MISSING when there is none."""
     return next(iter(find_all(document, path)), MISSING)
+
+
+def has_list(document: Any, path: str) -> bool:
+    """Return whether there is a list where the last step of a JSONPath picks items: it may have none of them."""
+    steps = path_steps(path)
+    if steps is not None:
+        lists = [document]
+        for step in steps[:-1]:
+            lists = [inner for each in lists for inner in _step(each, step)]
+        return steps[-1:] == ("*",) and any(isinstance(each, list) for each in lists)
+    from jsonpath_ng.ext.parser import parse
+
+    outer = getattr(parse(path), "left", None)
+    return outer is not None and any(isinstance(match.value, list) for match in outer.find(document))
 
 
 def _step(value: Any, step: str | int) -> Sequence[Any]:
@@ -264,7 +281,7 @@ def _step(value: Any, step: str | int) -> Sequence[Any]:
 def csv_records(
     endpoint: Endpoint, file: IO[bytes], names: Mapping[str, bool]
 ) -> Iterator[dict[str, str | None]]:
-    """Give the lines of CSV as records of texts: nothing between two delimiters is NULL, "" is an empty text.
+    """Yield the lines of CSV as records of texts: nothing between two delimiters is NULL, "" is an empty text.
 
     `names` says of each column whether the file may lack it: it is NULL then. Raise QueryError for a file without a
     column, or a line with more or fewer values than the header.

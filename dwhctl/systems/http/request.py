@@ -1,9 +1,10 @@
-"""What a request is: its URL below the base URL, its parameters and body; and how `render` shows it."""
+"""What a request is: its URL below the base URL, its parameters and body; how `render` shows it; and its answer."""
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -11,24 +12,34 @@ import requests
 from dwhctl.core.errors import QueryError
 from dwhctl.core.secrets import MASKED
 from dwhctl.systems.http.keys import ApiKeyAuth, HttpBasicAuth
+from dwhctl.systems.http.types import json_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from dwhctl.project.endpoint import ResponseAction
     from dwhctl.systems.http.system import HttpConnection
+
+
+CHUNK = 64 * 1024
+#: How much of a refusal's body is read.
+REFUSAL_OCTETS = 64 * 1024
+LOGIN = frozenset({401, 403})
+TRANSIENT = frozenset({408, 425, 429})
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: its URL without parameters of ours, the parameters and the body."""
+    """One request: its URL without parameters of ours, the parameters, the body and the endpoint's headers."""
 
     url: str
     params: Mapping[str, Any] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def joined(url: str, link: str) -> str:
-    """Give the URL that a link in an answer means. Raise QueryError for none."""
+    """Return the URL that a link in an answer means. Raise QueryError for none."""
     try:
         return urljoin(url, link)
     except ValueError:
@@ -36,7 +47,7 @@ def joined(url: str, link: str) -> str:
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
-    """Give the scheme, host and port of a URL. Raise QueryError for none."""
+    """Return the scheme, host and port of a URL. Raise QueryError for none."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
@@ -46,7 +57,7 @@ def origin(url: str) -> tuple[str, str, int | None]:
 
 
 def url_of(connection: HttpConnection, path: str) -> str:
-    """Give the URL of a path below the base URL. Raise QueryError for one that leads elsewhere."""
+    """Return the URL of a path below the base URL. Raise QueryError for one that leads elsewhere."""
     segments = {segment.lower().replace("%2e", ".") for segment in path.partition("?")[0].split("/")}
     if urlsplit(path).scheme or path.startswith("//") or {".", ".."} & segments:
         raise QueryError("endpoint.path leads out of base_url; write a path below it, without '.' and '..'")
@@ -55,16 +66,12 @@ def url_of(connection: HttpConnection, path: str) -> str:
 
 
 def shown(connection: HttpConnection, method: str, call: Call, *, form: bool) -> str:
-    """Show a request as it would be sent, with asterisks for what is secret."""
+    """Return a request as it would be sent, with asterisks for what is secret."""
     prepared = requests.Request(
-        method,
-        call.url,
-        params=plain(call.params),
-        json=None if form or call.body is None else call.body,
-        data=plain(call.body or {}) if form else None,
+        method, call.url, params=plain(call.params), data=octets_of(call, form=form)
     ).prepare()
     url, auth = prepared.url or "", connection.auth
-    headers = [f"{name}: {value}" for name, value in connection.headers.items()]
+    headers = [f"{name}: {value}" for name, value in {**connection.headers, **call.headers}.items()]
     if isinstance(auth, ApiKeyAuth) and auth.location in ("query", "param"):
         url = f"{url}{'&' if '?' in url else '?'}{auth.name}={MASKED}"
     elif isinstance(auth, ApiKeyAuth):
@@ -77,8 +84,15 @@ def shown(connection: HttpConnection, method: str, call: Call, *, form: bool) ->
     return "\n".join([f"{method} {url}", *headers, *(["", body] if body else [])])
 
 
+def octets_of(call: Call, *, form: bool) -> dict[str, Any] | bytes | None:
+    """Return the body as requests takes it: a form, or JSON with all digits of its numbers."""
+    if form:
+        return plain(call.body or {})
+    return None if call.body is None else json_text(call.body).encode()
+
+
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Write parameters as HTTP has them."""
+    """Return parameters as HTTP has them."""
     return {
         name: [_one(each) for each in value] if isinstance(value, list) else _one(value)
         for name, value in values.items()
@@ -89,3 +103,55 @@ def _one(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     return value.isoformat() if hasattr(value, "isoformat") else value if value is None else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer. Close its body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: IO[bytes]
+    size: int
+    #: Whether the server gave the length, so that an early end would have been seen.
+    is_whole: bool
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the status refuses the login, or any request for a while."""
+        return self.status in LOGIN or self.status in TRANSIENT or self.status >= 500
+
+    def text(self) -> str:
+        """Return the beginning of the body as text."""
+        self.body.seek(0)
+        text = self.body.read(REFUSAL_OCTETS).decode("utf-8", "replace")
+        self.body.seek(0)
+        return text
+
+    def meaning(self, actions: Sequence[ResponseAction]) -> Literal["ignore", "retry"] | None:
+        """Return the first of the actions that the answer has. One without a status says nothing of a refusal."""
+        for action in actions:
+            is_meant = (
+                not self.is_refusal if action.status_code is None else action.status_code == self.status
+            )
+            if is_meant and (action.content is None or action.content in self.text()):
+                return action.action
+        return None
+
+
+def unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Unpack gzip in pieces of bounded size. Raise zlib.error when it ends early."""
+    unpack, is_empty = zlib.decompressobj(31), True
+    for chunk in chunks:
+        data, is_empty = chunk, False
+        while data or not unpack.eof:
+            if unpack.eof:
+                unpack = zlib.decompressobj(31)  # another member follows
+            piece = unpack.decompress(data, CHUNK)
+            if piece:
+                yield piece
+            data = unpack.unused_data if unpack.eof else unpack.unconsumed_tail
+            if not piece and not data:
+                break
+    if not (unpack.eof or is_empty):
+        raise zlib.error("ends early")

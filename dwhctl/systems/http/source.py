@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dwhctl.core.columns import Column
-    from dwhctl.project.endpoint import Endpoint, Request, ResponseColumn
+    from dwhctl.project.endpoint import Endpoint, Request
     from dwhctl.project.query import Query
+    from dwhctl.project.response_columns import ResponseColumn
     from dwhctl.systems.base.fingerprint import Fingerprint, Measure, Write
-    from dwhctl.systems.http.client import Answer
+    from dwhctl.systems.http.request import Answer
     from dwhctl.systems.http.system import HttpConnection
 
 _PAGES = frozenset({200, 201, 203})
@@ -57,7 +58,7 @@ class HttpSource(Source):
         """Fetch page after page; a page is whole before a row of it is given."""
         request = _request(query)
         columns = declared_columns(request.columns)
-        converters = [Converter(column) for column in columns]
+        converters = list(map(Converter, columns, request.columns.values()))
         schema = pa.schema([pa.field(column.name, column.type) for column in columns])
         endpoint, before = request.endpoint, b""
         pages = Pages(endpoint.paginator, self._connection.max_pages)
@@ -70,6 +71,7 @@ class HttpSource(Source):
                 call,
                 form=endpoint.data is not None,
                 accept="text/csv" if endpoint.format == "csv" else "application/json",
+                actions=endpoint.response_actions,
             )
             with answer.body:
                 records = self._records(endpoint, answer, request)
@@ -93,14 +95,8 @@ class HttpSource(Source):
                 call = pages.after(Page(call, count, rest, answer.headers))
 
     def _records(self, endpoint: Endpoint, answer: Answer, request: Request) -> Iterable[Any] | None:
-        """Give the records of an answer, None where there are none and no further page. Raise AttemptError."""
-        for action in endpoint.response_actions:
-            if action.status_code in (None, answer.status) and (
-                action.content is None or action.content in answer.text()
-            ):
-                return None
-        answer.body.seek(0)
-        if answer.status == _NO_CONTENT:
+        """Return the records of an answer, None where there are none and no further page. Raise AttemptError."""
+        if answer.meaning(endpoint.response_actions) or answer.status == _NO_CONTENT:
             return None
         if answer.status not in _PAGES:
             raise self._client.refused(answer)
@@ -175,7 +171,7 @@ class HttpSource(Source):
 
 
 def shown_request(connection: HttpConnection, query: Query) -> str:
-    """Show the first request of a query."""
+    """Return the first request of a query."""
     request = _request(query)
     endpoint = request.endpoint
     first = _first(connection, request, Pages(endpoint.paginator, connection.max_pages))
@@ -183,7 +179,7 @@ def shown_request(connection: HttpConnection, query: Query) -> str:
 
 
 def _first(connection: HttpConnection, request: Request, pages: Pages) -> Call:
-    return pages.first(Call(url_of(connection, request.path), request.params, request.body))
+    return pages.first(Call(url_of(connection, request.path), request.params, request.body, request.headers))
 
 
 def _request(query: Query) -> Request:
@@ -193,7 +189,7 @@ def _request(query: Query) -> Request:
 
 
 def _fields(records: Iterable[Any] | None, columns: Mapping[str, ResponseColumn]) -> Iterator[list[Any]]:
-    """Give the values of each record's declared columns, MISSING where it has none."""
+    """Return the values of each record's declared columns, MISSING where it has none."""
     paths = [(column.path or name).split(".") if column.path else [name] for name, column in columns.items()]
     optional = [column.optional for column in columns.values()]
     for record in records or ():
@@ -213,9 +209,12 @@ def _field(record: Any, path: Sequence[str]) -> Any:
     for name in path:
         if value is TWICE or (value is None and record is not None):
             return value  # a field of null is NULL
-        if not isinstance(value, dict) or name not in value:
+        if isinstance(value, list) and name.isascii() and name.isdigit() and int(name) < len(value):
+            value = value[int(name)]
+        elif not isinstance(value, dict) or name not in value:
             return MISSING
-        value = value[name]
+        else:
+            value = value[name]
     return value
 
 

@@ -16,11 +16,8 @@ from dwhctl.systems.base.system import CursorOptions, SourceOptions, System
 from dwhctl.systems.http.keys import Auth, HttpUrl, OAuth2Auth, Rate, Size, is_clear
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from dwhctl.project.query import Query
     from dwhctl.systems.base.source import Cursor, Source
-    from dwhctl.systems.base.system import SourceType
 
 
 class HttpConnection(Connection):
@@ -61,7 +58,7 @@ class HttpConnection(Connection):
         return "insecure = true" if any(is_clear(url) for _, url in self._urls()) else None
 
     def _urls(self) -> list[tuple[str, str]]:
-        """List every URL that gets a login, by its key."""
+        """Return every URL that gets a login, by its key."""
         urls = [("base_url", self.base_url)]
         if isinstance(self.auth, OAuth2Auth):
             urls.append(("auth.access_token_url", self.auth.access_token_url))
@@ -88,17 +85,13 @@ class _Http(System[HttpConnection]):
     connection = HttpConnection
     is_source = takes_endpoint = True
     driver = "dwhctl.systems.http.source"
+    types_module = "dwhctl.systems.http.types"
     schemes = ("https",)
 
     def open_source(self, connection: HttpConnection, database: str, options: SourceOptions) -> Source:
         from dwhctl.systems.http.source import HttpSource
 
         return HttpSource(connection, options.timeout, options.state_dir)
-
-    def source_types(self) -> Sequence[SourceType]:
-        from dwhctl.systems.http.types import source_types
-
-        return source_types()
 
     def open_cursor(self, connection: HttpConnection, database: str | None, options: CursorOptions) -> Cursor:
         raise UsageError(

@@ -11,7 +11,6 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Sequence
-from datetime import time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,14 @@ import pyarrow as pa
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import ValueRefusedError
-from dwhctl.project.endpoint import ColumnType, parse_type
+from dwhctl.project.response_columns import ColumnType, parse_type
 from dwhctl.systems.base.system import SourceType
+from dwhctl.systems.http.moments import formatted, iso, iso_time, shown_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dwhctl.project.endpoint import ResponseColumn
+    from dwhctl.project.response_columns import ResponseColumn
 
 #: Declared types, and the values of JSON and CSV that each takes.
 TAKES = {
@@ -58,7 +58,6 @@ _KINDS: dict[str, tuple[Kind, pa.DataType]] = {
 
 
 def declared_columns(columns: Mapping[str, ResponseColumn]) -> list[Column]:
-    """Describe the columns that a load declares."""
     return [_column(name, *parse_type(column.type)) for name, column in columns.items()]
 
 
@@ -76,7 +75,6 @@ def _column(name: str, declared: ColumnType, nullable: bool) -> Column:
 
 
 def source_types() -> list[SourceType]:
-    """Return the types for the type map."""
     examples = ["decimal(12,2)", "varchar(50)", *_KINDS]
     columns = [_column("c", *parse_type(example)) for example in examples]
     return [SourceType(column.declared, column, str(column.kind)) for column in columns]
@@ -99,13 +97,14 @@ TWICE = Twice()
 class Converter:
     """Makes the Arrow array of one declared column from the values of some records."""
 
-    def __init__(self, column: Column) -> None:
+    def __init__(self, column: Column, declared: ResponseColumn | None = None) -> None:
         self.column = column
-        self._read = _reader(column)
-        self._plain = _PLAIN.get(column.kind, frozenset()) if column.declared != "json" else frozenset()
+        self._read = _reader(column, declared)
+        takes_all = column.declared == "json" or (declared is not None and declared.null_values)
+        self._plain = frozenset() if takes_all else _PLAIN.get(column.kind, frozenset())
 
     def __call__(self, values: Sequence[Any], first_row: int) -> pa.Array:
-        """Give the array. Raise ValueRefusedError with the row (from 1, over all pages) and the column."""
+        """Return the array. Raise ValueRefusedError with the row (from 1, over all pages) and the column."""
         try:
             if not self._plain.issuperset(map(type, values)):
                 values = [None if value is None else self._read(value) for value in values]
@@ -118,7 +117,6 @@ class Converter:
         return array
 
     def refusal(self, row: int, reason: str) -> ValueRefusedError:
-        """Return the error for a row."""
         return ValueRefusedError(f"row {row:,}, column {self.column.name} ({self.column.declared}): {reason}")
 
     @property
@@ -129,8 +127,8 @@ class Converter:
     def _first_refused(self, values: Sequence[Any]) -> tuple[int, str]:
         for row, value in enumerate(values):
             try:
-                read = None if value is None or type(value) in self._plain else self._read(value)
-                read = value if read is None else read
+                is_plain = value is None or type(value) in self._plain
+                read = value if is_plain else self._read(value)
                 pa.array([read], self._staging).cast(self.column.type)
             except ValueError as error:
                 foreign = isinstance(error, pa.ArrowException | UnicodeError) or value is TWICE
@@ -144,7 +142,7 @@ class Converter:
             return "the record has the field more than once"
         if isinstance(value, str) and any(0xD800 <= ord(each) < 0xE000 for each in value):
             return "the text has half a character (a lone surrogate), which UTF-8 cannot hold"
-        return f"{_shown_kind(value)} is not a value of this type, or does not fit"
+        return f"{shown_kind(value)} is not a value of this type, or does not fit"
 
     def _check_nulls(self, array: pa.Array, first_row: int) -> None:
         if not self.column.nullable and array.null_count:
@@ -170,17 +168,37 @@ _PLAIN: dict[Kind, frozenset[type]] = {
 }
 
 
-def _shown_kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | Decimal):
-        return "a number"
-    if isinstance(value, str):
-        return "a text"
-    return "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else "NULL"
+def _reader(column: Column, declared: ResponseColumn | None) -> Callable[[Any], Any]:
+    if declared is None:
+        return _reader_of(column, None)
+    read = _reader_of(column, declared.format)
+    known: dict[str, bool | None] = dict.fromkeys(declared.null_values)
+    numbers = dict.fromkeys(declared.true_values, True) | dict.fromkeys(declared.false_values, False)
+    if declared.decimal_point == ",":
+        point = read
+
+        def read(value: Any) -> Any:
+            # A point in such a text is no point: it may be between thousands.
+            is_text = isinstance(value, str) and value not in _NO_NUMBERS
+            return point(value.replace(".", "_").replace(",", ".") if is_text else value)
+
+    if not known and not numbers:
+        return read
+    known |= numbers
+
+    def known_or_read(value: Any) -> Any:
+        if type(value) is str and value in known:
+            return known[value]
+        if type(value) is int and str(value) in numbers:
+            return numbers[str(value)]
+        return read(value)
+
+    return known_or_read
 
 
-def _reader(column: Column) -> Callable[[Any], Any]:
+def _reader_of(column: Column, form: str | None) -> Callable[[Any], Any]:
+    if form is not None:
+        return formatted(column.kind, form)
     if column.declared == "json":
         return json_text
     if column.kind is Kind.DECIMAL:
@@ -202,7 +220,7 @@ def _number(value: Any) -> Decimal:
             raise ValueError("the text is no number")
         value = Decimal(value)
     elif isinstance(value, bool) or not isinstance(value, int | Decimal):
-        raise ValueError(f"{_shown_kind(value)} is no number")
+        raise ValueError(f"{shown_kind(value)} is no number")
     number = Decimal(value)
     if number and not -_MOST_EXPONENT <= number.adjusted() <= _MOST_EXPONENT:
         raise ValueError("the number does not fit")
@@ -263,12 +281,12 @@ def _boolean(value: Any) -> bool:
         return value
     if isinstance(value, str) and value.lower() in _TRUTH:
         return _TRUTH[value.lower()]
-    raise ValueError(f"{_shown_kind(value)} is not true or false")
+    raise ValueError(f"{shown_kind(value)} is not true or false")
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{_shown_kind(value)} is no text; declare what it is, or json to keep any value")
+        raise ValueError(f"{shown_kind(value)} is no text; declare what it is, or json to keep any value")
     return value
 
 
@@ -289,57 +307,18 @@ def _binary(value: Any) -> bytes:
         raise ValueError("the text is no base64") from None
 
 
-_DATE = r"\d{4}-\d\d-\d\d"
-_TIME = r"\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?"
-_FORMS = {
-    Kind.DATE: (re.compile(_DATE, re.ASCII), "a date as 2020-07-13"),
-    Kind.TIME: (re.compile(_TIME, re.ASCII), "a time as 12:34:56.123456, without a zone"),
-    Kind.TIMESTAMP: (
-        re.compile(rf"{_DATE}(?:[T ]{_TIME})?", re.ASCII),
-        "a timestamp as 2020-07-13T12:34:56, without a zone",
-    ),
-    Kind.TIMESTAMPTZ: (
-        re.compile(rf"{_DATE}[T ]{_TIME} ?(?:Z|[+-]\d\d(?::?\d\d)?)", re.ASCII),
-        "a timestamp with an offset, as 2020-07-13T12:34:56+03:00",
-    ),
-}
-_FRACTION = re.compile(r"(\.\d{1,6})(0*)(?=\D|$)")
-
-
-def _moment(kind: Kind) -> Callable[[Any], str]:
-    form, words = _FORMS[kind]
-
-    def read(value: Any) -> str:
-        if not isinstance(value, str) or not form.fullmatch(value):
-            raise ValueError(f"{_shown_kind(value)} is not {words}")
-        # Arrow takes six digits of a fraction; zeros behind them say nothing, and other digits it refuses.
-        return _FRACTION.sub(r"\1", value.replace(" +", "+").replace(" -", "-").replace(" Z", "Z"))
-
-    return read
-
-
-_read_time = _moment(Kind.TIME)
-
-
-def _time(value: Any) -> time:
-    text = _read_time(value)
-    if len(text.partition(".")[2]) > 6:
-        raise ValueError("the time has more than six digits of a second")
-    return time.fromisoformat(text)
-
-
 _READERS: dict[Kind, Callable[[Any], Any]] = {
     Kind.INTEGER: _integer,
     Kind.BOOLEAN: _boolean,
     Kind.TEXT: _text,
     Kind.UUID: _uuid,
     Kind.BINARY: _binary,
-    Kind.TIME: _time,
-} | {kind: _moment(kind) for kind in _TEMPORAL}
+    Kind.TIME: iso_time,
+} | {kind: iso(kind) for kind in _TEMPORAL}
 
 
 def json_text(value: Any) -> str:
-    """Write a value as JSON; a Decimal keeps the digits that it came with."""
+    """Return a value as JSON; a Decimal keeps the digits that it came with."""
     return "".join(_json_parts(value))
 
 

@@ -135,7 +135,6 @@ class ArrowCursor:
         return None if row is None else tuple(row)
 
     def fetchall(self) -> list[tuple[Any, ...]]:
-        """Return all rows."""
         with self._translated():
             return [tuple(row) for row in self._cursor.fetchall()]
 
@@ -180,7 +179,7 @@ class ArrowCursor:
             raise ArrowDriverError(self._message(error)) from error
 
     def _message(self, error: Any) -> ServerMessage:
-        words = _PREFIX.sub("", error.ddbc_error) or error.driver_error
+        words = _words(error)
         number, severity = None, _USUAL_SEVERITY
         if _OF_SERVER in error.ddbc_error:
             with suppress(self._driver.Error):
@@ -226,7 +225,6 @@ class ArrowConnection:
             self._opened.setautocommit(on)
 
     def commit(self) -> None:
-        """Commit the transaction."""
         with _connection_errors(self._driver):
             self._opened.commit()
 
@@ -241,8 +239,12 @@ def _connection_errors(driver: Any) -> Iterator[None]:
     try:
         yield
     except driver.Error as error:
-        words = _PREFIX.sub("", error.ddbc_error) or error.driver_error
-        raise ArrowDriverError(ServerMessage(None, _USUAL_SEVERITY, one_line(words), (), "")) from error
+        message = ServerMessage(None, _USUAL_SEVERITY, one_line(_words(error)), (), "")
+        raise ArrowDriverError(message) from error
+
+
+def _words(error: Any) -> str:
+    return _PREFIX.sub("", error.ddbc_error) or str(error.driver_error)
 
 
 def load_driver() -> Any:
@@ -260,7 +262,6 @@ def load_driver() -> Any:
 
 
 def is_rust() -> bool:
-    """Return whether the driver's provider is the one in Rust."""
     return bool(load_driver().native_provider == _RUST)
 
 
@@ -326,7 +327,7 @@ def _authorities(address: Address | None) -> Iterator[None]:
 
 
 def _login_message(address: Address, error: Any) -> ServerMessage:
-    words = _PREFIX.sub("", error.ddbc_error) or error.driver_error
+    words = _words(error)
     number = None
     if "Failed to load the driver" in words:
         raise ConfigError(f"mssql-python cannot load its driver: {_missing_libraries()}") from error

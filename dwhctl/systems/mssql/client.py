@@ -56,11 +56,15 @@ _START_SECONDS = 10.0
 _IGNORED = ("TDSHOST", "TDSPORT", "TDSVER", "TDSDUMP", "TDSDUMPCONFIG")
 
 #: What the driver sets after a login: without TEXTSIZE a text ends after 4,096 octets.
-SETTINGS = (
+DRIVER_SETTINGS = (
     "SET ARITHABORT ON; SET CONCAT_NULL_YIELDS_NULL ON; SET ANSI_NULLS ON; SET ANSI_NULL_DFLT_ON ON;"
     " SET ANSI_PADDING ON; SET ANSI_WARNINGS ON; SET CURSOR_CLOSE_ON_COMMIT ON; SET QUOTED_IDENTIFIER ON;"
     " SET TEXTSIZE 2147483647;"
 )
+#: With mssql-python a session has the language of its login: in Russian '2020-07-05' would be the 7th of May for a
+#: datetime. pymssql always asks for us_english: https://learn.microsoft.com/en-us/sql/t-sql/statements/
+#: set-dateformat-transact-sql
+SETTINGS = DRIVER_SETTINGS + " SET DATEFORMAT mdy; SET DATEFIRST 7;"
 
 #: DB-Library's numbers of a login that failed, and beside it of a connection that the process lost earlier.
 _NO_LOGIN, _LOST_BEFORE = 20002, 20047
@@ -101,7 +105,6 @@ class Address:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Translate the driver's errors of a query."""
     try:
         yield
     except pymssql.Error as error:

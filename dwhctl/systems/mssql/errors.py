@@ -114,7 +114,6 @@ def read(error: BaseException) -> ServerMessage:
 
 
 def translate_error(error: BaseException) -> AttemptError:
-    """Return the error that one of a query or of its answer means."""
     message = read(error)
     if message.number is None:
         return SourceError(f"SQL Server broke off: {message.words}{_numbers(message)}")
@@ -134,7 +133,6 @@ def is_refused_login(message: ServerMessage) -> bool:
 
 
 def unreached(message: ServerMessage, seconds: float) -> str:
-    """Return why a server cannot be reached."""
     if message.number is not None:
         return f"SQL Server {message.number}: {message.words}"
     timed_out = _TIMED_OUT in message.db_lib

@@ -159,8 +159,9 @@ _DATABASE = "SELECT name, snapshot_isolation_state FROM sys.databases WHERE name
 #: Sent on the first line of the next query, so that the server's line numbers stay those of the query.
 _SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL SNAPSHOT; "
 _SNAPSHOT_ON = 1
-#: The query also reads a database that does not allow snapshots.
-_NO_SNAPSHOT_THERE = 3952
+#: Numbers of what a snapshot does not read: READPAST, a database that does not allow snapshots or was just recovered or
+#: altered, a linked server, a memory-optimized table.
+_NO_SNAPSHOT = frozenset({650, 3952, 3953, 3954, 3955, 3956, 7420, 41332})
 _NO_SUCH_COLLATION = 448
 
 #: The code page of each collation seen, the same on every server; None where the server does not say.
@@ -351,7 +352,7 @@ class MssqlSource(SqlSource):
                 self._ready()
                 cursor = self._sent(self._level + sql)
             except pymssql.Error as error:
-                if read(error).number != _NO_SNAPSHOT_THERE:
+                if read(error).number not in _NO_SNAPSHOT:
                     raise
                 self._sent("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
                 cursor = self._sent(sql)
@@ -394,6 +395,5 @@ class MssqlSource(SqlSource):
 
 
 def _dicts(cursor: pymssql.Cursor) -> list[dict[str, Any]]:
-    """Return the rows of a result by column name."""
     names = [str(column[0]) for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in (cursor.fetchall() if names else [])]

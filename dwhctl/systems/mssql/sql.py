@@ -20,7 +20,7 @@ from dwhctl.core.errors import QueryError
 from dwhctl.core.sql import comment_end, quote_name, replace_binds, shown_name, split_statements
 from dwhctl.core.sql import literal as literal_text
 from dwhctl.systems.base.fingerprint import Dialect, Measure
-from dwhctl.systems.base.system import SourceType
+from dwhctl.systems.base.system import SourceType, TypeRow
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -30,23 +30,9 @@ if TYPE_CHECKING:
     from dwhctl.project.query import Query
 
 
-@dataclass(frozen=True, slots=True)
-class TypeRow:
-    """One of SQL Server's types.
-
-    `kind` is None for a type that is refused; `note` is what the values become, or what to write instead.
-    `arrow` is Arrow's name of the type, empty where it depends on precision and scale.
-    """
-
-    name: str
-    kind: Kind | None
-    note: str
-    arrow: str = ""
-
-
-_AS_TEXT = "CAST({column} AS nvarchar(max))"
+_AS_TEXT = "CAST({column} AS nvarchar(max)) AS {column}"
 _DECIMAL = "decimal of its own precision and scale"
-_GEOMETRY = "CAST({column}.STAsText() AS nvarchar(max))"
+_GEOMETRY = "CAST({column}.STAsText() AS nvarchar(max)) AS {column}"
 _TEXT = "text as it is, trailing blanks included"
 
 
@@ -80,8 +66,8 @@ TYPES: tuple[TypeRow, ...] = (
     TypeRow("rowversion", Kind.BINARY, "binary of 8 bytes", "binary"),
     TypeRow("timestamp", Kind.BINARY, "rowversion: binary of 8 bytes, no time", "binary"),
     *_rows("xml json vector", None, _AS_TEXT),
-    TypeRow("sql_variant", None, "CAST({column} AS nvarchar(4000)), or AS the type that it holds"),
-    TypeRow("hierarchyid", None, "CAST({column} AS nvarchar(4000))"),
+    TypeRow("sql_variant", None, "CAST({column} AS nvarchar(4000)) AS {column}, or as the type that it holds"),
+    TypeRow("hierarchyid", None, "CAST({column} AS nvarchar(4000)) AS {column}"),
     *_rows("geometry geography", None, _GEOMETRY),
     TypeRow("cursor", None, "a cursor is no column"),
     TypeRow("table", None, "a table is no column"),
@@ -127,7 +113,7 @@ def column(described: ResultColumn) -> Column:
     row = _BY_NAME.get(match["name"].lower()) if match else None
     if match is None or row is None or row.kind is None:
         # SQL Server returns no name for an assembly's type.
-        note = row.note if row else "CAST({column}.ToString() AS nvarchar(max))"
+        note = row.note if row else "CAST({column}.ToString() AS nvarchar(max)) AS {column}"
         remedy = note.format(column=shown_name(name, "[]"))
         raise QueryError(
             f"column {name}: SQL Server's type {declared} would not arrive as it is; CAST it in the extract: {remedy}"
@@ -184,7 +170,6 @@ _EXAMPLES = {
 
 
 def source_types() -> list[SourceType]:
-    """Return the types for the type map."""
     return [
         SourceType(declared, column(ResultColumn("c", declared)) if row.kind else None, row.note)
         for row in TYPES
@@ -193,12 +178,10 @@ def source_types() -> list[SourceType]:
 
 
 def quote(name: str) -> str:
-    """Quote one name for T-SQL."""
     return quote_name(name, "[]")
 
 
 def literal(text: str) -> str:
-    """Quote a text for T-SQL."""
     return "N" + literal_text(text)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -16,7 +15,6 @@ from dwhctl.systems.base.system import CursorOptions, SourceOptions, System
 
 if TYPE_CHECKING:
     from dwhctl.systems.base.source import Cursor, Source
-    from dwhctl.systems.base.system import SourceType
 
 
 class MssqlConnection(NetworkConnection):
@@ -83,6 +81,7 @@ class _Mssql(System[MssqlConnection]):
     connection = MssqlConnection
     is_source = has_probe = True
     driver = "pymssql"
+    types_module = "dwhctl.systems.mssql.sql"
 
     def open_source(self, connection: MssqlConnection, database: str, options: SourceOptions) -> Source:
         if connection.driver == "mssql-python":
@@ -96,11 +95,6 @@ class _Mssql(System[MssqlConnection]):
         return MssqlSource(
             connection, database, options.zone, options.timeout, login_known=options.login_known
         )
-
-    def source_types(self) -> Sequence[SourceType]:
-        from dwhctl.systems.mssql.sql import source_types
-
-        return source_types()
 
     def open_cursor(
         self, connection: MssqlConnection, database: str | None, options: CursorOptions

@@ -6,7 +6,7 @@ Read in this order:
 - `copy_client`: a connection that can COPY, for sources and targets; a timer ends a wait. `errors` says what failed.
 - `types`: the column that each type makes, and the type that holds another system's column.
 - `source` reads a shard: `copy_out` (COPY, blocks of rows), CSV, record batches.
-- `target` writes: `staging` (binary COPY), `publication` (the transaction, refresh, inspection), `catalog`.
+- `target` writes: the transactions, refresh, inspection; `staging` (binary COPY), `catalog`.
 - `console`: ad hoc statements in a cursor on the server.
 The sessions table itself is in `dwhctl.sessions`.
 """

@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
+from dwhctl.core.columns import Kind
 from dwhctl.core.errors import About, CountsDifferError, TargetError, TargetRefusedError
 from dwhctl.core.sql import literal, quote_name, quote_path
 from dwhctl.systems.base.staging import described_each, run_label, staging_name, staging_prefix
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from dwhctl.systems.postgres.copy_client import CopyClient
 
 _DIGEST_OCTETS = 4
+#: pgpq encodes decimals of up to so many bits.
+_SENT_BITS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class Declared:
     def staged(self) -> str:
         """Its type in a staging table: what is sent has a binary form there."""
         column = self.column()
-        return "text" if column is not None and pa.types.is_decimal256(column.type) else self.base
+        is_wide = column is not None and column.kind is Kind.DECIMAL and column.type.bit_width > _SENT_BITS
+        return "text" if is_wide else self.base
 
 
 #: A domain's base type is found through as many domains as there are.
@@ -203,6 +205,19 @@ def copy_sql(table: str, names: str) -> str:
     return f"COPY {table} ({names}) FROM STDIN (FORMAT binary)"
 
 
+def publication_lock(table: str) -> str:
+    """Return the statement that lets one publication at a time work on the (quoted) table; readers and writers go on.
+
+    A writer is a slice that another run writes directly: its rows are of another shard or day.
+    """
+    return f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE"
+
+
+def refresh_lock(table: str) -> str:
+    """Return the statement that lets one transaction at a time write to the (quoted) table; readers go on."""
+    return f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"
+
+
 #: A DELETE fires the triggers of partitions too. tgtype is that of a row's trigger before or in place of a DELETE:
 #: https://doxygen.postgresql.org/pg__trigger_8h_source.html
 _WRITE_WAYS = """
@@ -213,19 +228,24 @@ WITH RECURSIVE parts AS (
 )
 SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT row_security_active(oid),
        relhasrules OR EXISTS (SELECT FROM pg_trigger JOIN parts ON tgrelid = part
-                               WHERE tgtype & 9 = 9 AND tgtype & 66 <> 0)
+                               WHERE tgtype & 9 = 9 AND tgtype & 66 <> 0),
+       relkind NOT IN ('r', 'p') OR relhasrules OR EXISTS (SELECT FROM pg_trigger JOIN parts ON tgrelid = part
+                               WHERE tgtype & 4 <> 0 AND NOT tgisinternal)
   FROM pg_class WHERE oid = to_regclass({table})
 """
 
 
-def write_ways(client: CopyClient, table: str, after: str = "") -> tuple[bool, bool]:
-    """Return whether COPY writes to the (quoted) table what INSERT would, and whether DELETE may leave rows there.
+def write_ways(client: CopyClient, table: str, after: str = "") -> tuple[bool, bool, bool]:
+    """Return whether COPY writes to the (quoted) table what INSERT would, whether DELETE may leave rows there, and
+    whether something may change rows on their way into it.
 
-    COPY does not write to views, and goes past rules and row-level security; a rule or trigger may undo a DELETE.
+    COPY does not write to views, and goes past rules and row-level security; a rule or trigger may undo a DELETE, or
+    move a row to another slice.
     `after` is sent before the query.
     """
     rows = client.query(after + _WRITE_WAYS.replace("{table}", literal(table)))
-    return (bool(rows[0][0]), bool(rows[0][1])) if rows else (False, False)
+    takes_copy, may_keep, may_move = rows[0] if rows else (False, False, False)
+    return bool(takes_copy), bool(may_keep), bool(may_move)
 
 
 def kept_rows(table: str) -> CountsDifferError:
@@ -240,6 +260,14 @@ def lost_rows(table: str, sent: int, taken: int) -> CountsDifferError:
     return CountsDifferError(
         f"{sent} rows were written to {table}, but it took {taken}: a trigger, rule or policy of the table leaves rows"
         " out or sends them elsewhere; drop it"
+    )
+
+
+def moved_rows(table: str, sent: int, found: int) -> CountsDifferError:
+    """Return the error for a table whose new rows are in other slices than they were written for."""
+    return CountsDifferError(
+        f"{sent} rows were written to {table}, but {found} are in their slices now: a trigger or rule of the table"
+        " changes etl_source or the column of slice_by; drop it"
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ, ConnectionInfo, register_type
@@ -47,6 +47,10 @@ READ_ONLY_REMEDY = (
     "the server is a standby, or its default_transaction_read_only is on for the user or the database: connect to the"
     " primary (of several `hosts` dwhctl takes the one that writes), or switch that off"
 )
+
+
+Servers = tuple[tuple[str, int], ...]
+Connected = TypeVar("Connected")
 
 
 class AnswerTimeoutError(psycopg2.OperationalError):
@@ -135,32 +139,40 @@ class BoundedConnection:
 
 
 def connect_bounded(
-    options: Mapping[str, Any], servers: tuple[tuple[str, int], ...], timeout: timedelta, answer: timedelta
+    options: Mapping[str, Any], servers: Servers, timeout: timedelta, answer: timedelta
 ) -> BoundedConnection:
     """Connect to the first server that accepts; each of the addresses has `timeout` to answer.
 
     Raise psycopg2.OperationalError with the messages of all of them.
     """
+
+    def connect(attempt: dict[str, Any], name: str) -> BoundedConnection:
+        raw: PgConnection = psycopg2.connect(**{**options, **attempt}, async_=1)
+        connection = BoundedConnection(raw, answer, name)
+        words = f"connection to {name} failed: timeout expired: no answer for {format_duration(timeout)}"
+        with source.closed_on_error(connection):
+            connection.wait(timeout.total_seconds(), words)
+        return connection
+
+    return connect_to_first(servers, timeout, connect)
+
+
+def connect_to_first(
+    servers: Servers, timeout: timedelta, connect: Callable[[dict[str, Any], str], Connected]
+) -> Connected:
+    """Connect to the first server that accepts; `connect` is given libpq's options of an address, and its name.
+
+    After a server's refusal no other one is tried. Raise psycopg2.OperationalError with the messages of all of them.
+    """
     messages: list[str] = []
-    for attempt, name in addresses(servers, timeout, messages.append):
+    for attempt, name in _addresses(servers, timeout, messages.append):
         try:
-            raw: PgConnection = psycopg2.connect(**{**options, **attempt}, async_=1)
-            connection = BoundedConnection(raw, answer, name)
-            words = f"connection to {name} failed: timeout expired: no answer for {format_duration(timeout)}"
-            with source.closed_on_error(connection):
-                connection.wait(timeout.total_seconds(), words)
+            return connect(attempt, name)
         except psycopg2.OperationalError as error:
             messages.append(str(error))
-            if refused_for_good(messages[-1]):
+            if _REFUSAL.search(messages[-1]) and not _NOT_NOW.search(messages[-1]):
                 break
-        else:
-            return connection
     raise psycopg2.OperationalError("\n".join(messages))
-
-
-def refused_for_good(message: str) -> bool:
-    """Return whether a server refused the connection, so that no other one is tried."""
-    return bool(_REFUSAL.search(message)) and not _NOT_NOW.search(message)
 
 
 def read_only_remedy(message: str) -> str | None:
@@ -168,8 +180,8 @@ def read_only_remedy(message: str) -> str | None:
     return READ_ONLY_REMEDY if _READ_ONLY.search(message) else None
 
 
-def addresses(
-    servers: tuple[tuple[str, int], ...], timeout: timedelta, fail: Callable[[str], None]
+def _addresses(
+    servers: Servers, timeout: timedelta, fail: Callable[[str], None]
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield libpq's options for each address. libpq would resolve a name in C, where signals are not handled."""
     for host, port in servers:

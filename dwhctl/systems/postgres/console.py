@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+from psycopg2.extensions import (
+    PYDATE,
+    PYDATETIME,
+    PYDATETIMETZ,
+    PYTIME,
+    TRANSACTION_STATUS_IDLE,
+    UNICODE,
+    new_array_type,
+    new_type,
+    register_type,
+)
 from psycopg2.extensions import connection as PgConnection  # noqa: N812
 
 from dwhctl.core.errors import (
@@ -42,6 +52,17 @@ _OPEN_QUERY = (
     "DO 'DECLARE opened refcursor := ''dwhctl_query'';"
     " BEGIN OPEN opened NO SCROLL FOR EXECUTE current_setting(''dwhctl.query''); END'"
 )
+#: The oids of a type and of its arrays, with psycopg2's own conversion: of an interval it would make a number of days.
+_TIMES = {
+    "DATE": (1082, 1182, PYDATE),
+    "TIMESTAMP": (1114, 1115, PYDATETIME),
+    "TIMESTAMPTZ": (1184, 1185, PYDATETIMETZ),
+    "TIME": (1083, 1183, PYTIME),
+    "TIMETZ": (1266, 1270, PYTIME),
+    "INTERVAL": (1186, 1187, UNICODE),
+}
+#: Values of which psycopg2 makes others: infinity becomes the year 9999, and 24:00 becomes 00:00.
+_NOT_PYTHONS = re.compile(r"-?infinity|24:.*|.* BC")
 _WRITING = re.compile(r"\b(?:INSERT|UPDATE|DELETE|MERGE|INTO)\b", re.IGNORECASE)
 _REFUSED_LOGIN = ("28000", "28P01")
 _CONNECT = ("08", "57P0")
@@ -75,6 +96,7 @@ class PostgresCursor(DriverCursor[PgConnection]):
             raise self._connect_error(error, password) from None
         with self.translated():
             self._driver.autocommit = True
+            _keep_values(self._driver)
             self._run(_SETTINGS)
             if not self.write:
                 self._run(_READ_ONLY)
@@ -148,3 +170,19 @@ class PostgresCursor(DriverCursor[PgConnection]):
         kind = LoginRefusedError if refused else TlsError if about_tls else ConnectError
         hint = f"; {remedy}" if remedy and not refused else ""
         return kind(mask(f"connection {self.name}: {message}{hint}"), connection=self.name)
+
+
+def _keep_values(connection: PgConnection) -> None:
+    """Have the connection return intervals, and dates and times that Python does not have, in the server's words."""
+    for name, (oid, of_arrays, convert) in _TIMES.items():
+
+        def exact(text: str | bytes | None, cursor: Any, convert: Callable[..., Any] = convert) -> Any:
+            if not isinstance(text, str) or _NOT_PYTHONS.fullmatch(text):
+                return text
+            try:
+                return convert(text, cursor)
+            except (ValueError, OverflowError):  # a year beyond 9999
+                return text
+
+        register_type(one := new_type((oid,), name, exact), connection)
+        register_type(new_array_type((of_arrays,), f"{name}[]", one), connection)

@@ -22,7 +22,7 @@ from dwhctl.core.files import read_bytes
 from dwhctl.core.waiting import within
 from dwhctl.systems.base import source
 from dwhctl.systems.base.system import KEPT
-from dwhctl.systems.postgres.client import LOST, addresses, parameters, refused_for_good
+from dwhctl.systems.postgres.client import LOST, connect_to_first, parameters
 from dwhctl.systems.postgres.errors import ServerError, connect_error, translate_error
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _LOGIN_TRIGGERS = 170_000, "SELECT 1 FROM pg_event_trigger WHERE evtevent = 'log
 
 
 class _Watch:
-    """Calls `expire` once the block has been without a `touch` for so many seconds; None is for ever."""
+    """Calls `expire` once the block has been without a `touch` for so many seconds; with None never."""
 
     def __init__(self, seconds: float | None, expire: Callable[[], None]) -> None:
         self._seconds = math.inf if seconds is None else seconds
@@ -222,18 +222,12 @@ class CopyClient:
             options["application_name"] = self.label
         if not self._target:
             options["target_session_attrs"] = "any"
-        messages: list[str] = []
-        timeout = self._connection.connect_timeout
-        for attempt, _ in addresses(self._connection.addresses, timeout, messages.append):
-            try:
-                raw: PgConnection = psycopg2.connect(**{**options, **attempt})
-            except psycopg2.OperationalError as error:
-                messages.append(str(error))
-                if refused_for_good(messages[-1]):
-                    break
-            else:
-                return raw
-        raise psycopg2.OperationalError("\n".join(messages))
+
+        def connect(attempt: dict[str, Any], _name: str) -> PgConnection:
+            raw: PgConnection = psycopg2.connect(**{**options, **attempt})
+            return raw
+
+        return connect_to_first(self._connection.addresses, self._connection.connect_timeout, connect)
 
     def _timeouts(self) -> str:
         """Return the settings that end a statement, a wait for a lock, and a transaction without statements."""

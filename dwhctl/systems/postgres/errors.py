@@ -27,15 +27,13 @@ from dwhctl.systems.base import source
 from dwhctl.systems.postgres.client import READ_ONLY_REMEDY, read_only_remedy, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from dwhctl.systems.postgres.system import PostgresConnection
 
 #: SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
 MISSING = ("3F000", "42P01")
 MISSING_COLUMN = "42703"
 EXISTS_ALREADY = ("42P06", "42P07", "42710", "23505")
-LOCK_TIMEOUT, _CANCELED = "55P03", "57014"
+LOCK_TIMEOUT, _CANCELED, _CHECK = "55P03", "57014", "23514"
 _DISK_FULL = {"53100": "make room on the server's disk"}
 #: A source's transactions are read-only, wherever they are.
 _READ_ONLY = "25006"
@@ -75,7 +73,6 @@ class ServerError(psycopg2.DatabaseError):
 
     @property
     def pgcode(self) -> str | None:  # type: ignore[override]  # read-only in psycopg2
-        """The SQLSTATE."""
         return self._fields.get(b"C")
 
     @property
@@ -87,18 +84,18 @@ class ServerError(psycopg2.DatabaseError):
     def diag(self) -> Any:  # type: ignore[override]
         """What psycopg2's `diag` has, as far as dwhctl uses it."""
         get = self._fields.get
-        return SimpleNamespace(message_primary=get(b"M"), statement_position=get(b"P"), context=get(b"W"))
+        return SimpleNamespace(
+            message_primary=get(b"M"),
+            statement_position=get(b"P"),
+            context=get(b"W"),
+            constraint_name=get(b"n"),
+        )
 
 
 def sqlstate(error: BaseException) -> str:
     """Return PostgreSQL's code of an error, or of its cause; "" for none."""
     found = getattr(error, "pgcode", None) or getattr(error.__cause__, "pgcode", None)
     return str(found or "")
-
-
-def is_sqlstate(error: BaseException, sqlstates: Collection[str]) -> bool:
-    """Return whether PostgreSQL raised the error with one of these SQLSTATEs."""
-    return sqlstate(error) in sqlstates
 
 
 def translate_error(
@@ -116,6 +113,8 @@ def translate_error(
     remedy = (_TARGET_REMEDIES if target else _SOURCE_REMEDIES).get(code)
     if code == _CANCELED and not limited and "statement timeout" in text:
         remedy = _TIMED_OUT
+    if target and lacks_partition(error):
+        remedy = "create the partition of these rows, or one that is DEFAULT"
     if remedy:
         text += f"; {remedy}"
     if code == LOCK_TIMEOUT and target:
@@ -129,6 +128,12 @@ def translate_error(
     if sql is not None and position:
         refused.line = sql.count("\n", 0, int(position) - 1) + 1
     return refused
+
+
+def lacks_partition(error: BaseException | None) -> bool:
+    """Return whether a partitioned table has no partition for a row: the code is that of a CHECK, which has a name."""
+    diag = getattr(error, "diag", None)
+    return getattr(error, "pgcode", None) == _CHECK and not getattr(diag, "constraint_name", None)
 
 
 def copy_place(error: BaseException) -> tuple[int | None, str | None]:

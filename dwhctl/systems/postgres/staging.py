@@ -8,7 +8,7 @@ from __future__ import annotations
 import binascii
 from contextlib import closing
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import pgpq
 import pyarrow as pa
@@ -19,10 +19,11 @@ from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.core.waiting import ahead
-from dwhctl.systems.base.staging import CANDIDATES, TOKEN, BatchStream, delete_sql, gone, slice_conditions
-from dwhctl.systems.base.target import DirectStage, Stage
+from dwhctl.systems.base.server import ServerStage
+from dwhctl.systems.base.staging import TOKEN, BatchStream, delete_sql, gone, slice_conditions
+from dwhctl.systems.base.target import DirectStage
 from dwhctl.systems.postgres import catalog
-from dwhctl.systems.postgres.errors import MISSING, MISSING_COLUMN, copy_place, is_sqlstate, sqlstate
+from dwhctl.systems.postgres.errors import MISSING, MISSING_COLUMN, copy_place, lacks_partition, sqlstate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -130,12 +131,8 @@ def _together(pieces: Iterator[bytes]) -> Iterator[list[bytes]]:
         yield some
 
 
-class PostgresStage(Stage):
-    """The rows of one slice in the group's staging table, under their token.
-
-    It connects to write, commits when its block ends without an error, and else rolls back. It never creates the table:
-    where that is missing, the run has ended.
-    """
+class PostgresStage(ServerStage["CopyClient"]):
+    """The rows of one slice in the group's staging table, under the number of their token."""
 
     def __init__(
         self,
@@ -145,14 +142,11 @@ class PostgresStage(Stage):
         token: str,
         columns: Sequence[Column],
     ) -> None:
-        self._client = client
+        super().__init__(client, token, columns)
         self._group = group
         self._schema = schema
-        self._token = token
-        self._columns = columns
         self._mark: str | None = token
         self._table = self._where = ""
-        self._written = False
         self._rows = 0
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> int:
@@ -167,13 +161,8 @@ class PostgresStage(Stage):
     def _copy(self, stream: _BinaryStream) -> None:
         marks = [] if self._mark is None else [TOKEN]
         names = ", ".join(quote_name(name) for name in (*(column.name for column in self._columns), *marks))
-        try:
-            accepted = self._client.copy_in(catalog.copy_sql(self._table, names), stream)
-        except AttemptError as error:
-            if stream.failure is None:
-                raise self._translate_error(error) from error
-        if stream.failure is not None:
-            raise stream.failure
+        sql = catalog.copy_sql(self._table, names)
+        accepted = self._sent(stream, lambda: self._client.copy_in(sql, stream))
         if stream.stopped or accepted != stream.rows:
             raise self._not_taken(stream.rows, accepted, stopped=stream.stopped)
         self._rows = accepted
@@ -188,47 +177,31 @@ class PostgresStage(Stage):
         self._client.query("BEGIN")
 
     def _translate_error(self, error: AttemptError) -> AttemptError:
-        if is_sqlstate(error, MISSING):
+        if sqlstate(error) in MISSING:
             return gone(self._table)
-        if is_sqlstate(error, (MISSING_COLUMN,)):
+        if sqlstate(error) == MISSING_COLUMN:
             return StagingError(
                 f"the staging table {self._table} is older than a column of its target: {error}"
             )
         row, column = copy_place(error)
-        if row is not None and sqlstate(error).startswith(("22", "23")):
+        if (
+            row is not None
+            and sqlstate(error).startswith(("22", "23"))
+            and not lacks_partition(error.__cause__)
+        ):
             where = f"column {column}, row {row}" if column else f"row {row}"
             return ValueRefusedError(f"{where} of the slice: PostgreSQL refused it: {error}")
         return error
 
-    def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
-        """Group by hash_id first: the server compares eight bytes a row."""
-        staged = f"FROM {self._table} WHERE {self._where}"
-        candidates = self._client.query(
-            f"SELECT hash_id {staged} GROUP BY hash_id HAVING COUNT(*) > 1 LIMIT {CANDIDATES}"
-        )
-        if not candidates:
-            return None
-        names = ", ".join(map(quote_name, key))
-        shown = ", ".join(f"CAST({quote_name(name)} AS text)" for name in key)
-        ids = ", ".join(str(int(hash_id)) for (hash_id,) in candidates)
-        found = self._client.query(
-            f"SELECT {shown} {staged} AND hash_id IN ({ids}) GROUP BY {names} HAVING COUNT(*) > 1 LIMIT 1"
-        )
-        return found[0] if found else None
+    def _staged(self) -> str:
+        return f"{self._table} WHERE {self._where}"
 
-    def discard(self) -> None:
-        self._client.close()
+    def _shown(self, name: str) -> str:
+        return f"CAST({quote_name(name)} AS text)"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
-        try:
-            if kind is None and self._written:
-                self._client.query("COMMIT")
-                self._client.finish()
-        finally:
-            self._client.close()
+    def _commit(self) -> None:
+        super()._commit()
+        self._client.finish()
 
 
 _TEMPORARY = "dwhctl_rows"
@@ -255,6 +228,8 @@ class DirectPostgresStage(PostgresStage, DirectStage):
         (self._of_slice,) = slice_conditions([slice], by)
         self._mark = None
         self._insert = ""
+        self._count = f"SELECT COUNT(*) FROM {quote_path(group.table)} WHERE {self._of_slice}"
+        self._may_move = False
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> int:
         size = super().write(batches)
@@ -262,21 +237,22 @@ class DirectPostgresStage(PostgresStage, DirectStage):
             rows = self._client.run(self._insert)
             if rows != self._rows:
                 raise catalog.lost_rows(self._group.table, self._rows, rows)
+        if self._may_move and (found := self._client.query(self._count)[0][0]) != self._rows:
+            raise catalog.moved_rows(self._group.table, self._rows, found)
         self.written = self._rows
         return size
 
     def _begin(self) -> None:
         target = quote_path(self._group.table)
         reach("direct.delete")
-        takes_copy, may_keep = catalog.write_ways(self._client, target, after="BEGIN; ")
-        count = f"SELECT COUNT(*) FROM {target} WHERE {self._of_slice}"
+        takes_copy, may_keep, self._may_move = catalog.write_ways(self._client, target, after="BEGIN; ")
         # A trigger or rule need not count what it deletes.
-        held = self._client.query(count)[0][0] if may_keep else None
+        held = self._client.query(self._count)[0][0] if may_keep else None
         deleted = self._client.run(delete_sql(target, self._of_slice))
         self.held = deleted if held is None else held
         self._table, self._where = target, self._of_slice
         as_text = any(pa.types.is_decimal256(column.type) for column in self._columns)
-        if may_keep and self._client.query(count)[0][0]:
+        if may_keep and self._client.query(self._count)[0][0]:
             raise catalog.kept_rows(self._group.table)
         if as_text or not takes_copy:
             self._copy_first(target)
@@ -299,12 +275,11 @@ class DirectPostgresStage(PostgresStage, DirectStage):
         return catalog.lost_rows(self._group.table, sent, taken)
 
     def _translate_error(self, error: AttemptError) -> AttemptError:
-        return error if is_sqlstate(error, (*MISSING, MISSING_COLUMN)) else super()._translate_error(error)
+        return error if sqlstate(error) in (*MISSING, MISSING_COLUMN) else super()._translate_error(error)
 
     def commit(self) -> None:
         try:
-            self._client.query("COMMIT")
-            self._client.finish()
+            self._commit()
         finally:
             self._client.close()
 

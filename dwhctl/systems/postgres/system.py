@@ -12,11 +12,7 @@ from dwhctl.systems.base.system import CursorOptions, SourceOptions, System, Tar
 from dwhctl.systems.postgres import NAME_OCTETS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from dwhctl.core.columns import Column
     from dwhctl.systems.base.source import Cursor, Source
-    from dwhctl.systems.base.system import SourceType
     from dwhctl.systems.base.target import Target
 
 
@@ -57,6 +53,7 @@ class _Postgres(System[PostgresConnection]):
     connection = PostgresConnection
     is_source = is_target = is_sessions = stages_parts = True
     driver = "psycopg2"
+    types_module = "dwhctl.systems.postgres.types"
     schemes = ("postgresql",)
 
     def open_source(self, connection: PostgresConnection, database: str, options: SourceOptions) -> Source:
@@ -68,16 +65,6 @@ class _Postgres(System[PostgresConnection]):
         from dwhctl.systems.postgres.target import PostgresTarget
 
         return PostgresTarget(connection, options.timeout, options.label, keep=options.keep)
-
-    def source_types(self) -> Sequence[SourceType]:
-        from dwhctl.systems.postgres.types import source_types
-
-        return source_types()
-
-    def declaration(self, column: Column) -> str:
-        from dwhctl.systems.postgres.types import declaration
-
-        return declaration(column)
 
     def list_databases(self, connection: PostgresConnection, timeout: float) -> list[str]:
         from dwhctl.systems.postgres.source import list_databases

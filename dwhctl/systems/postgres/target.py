@@ -1,35 +1,53 @@
 """Write to PostgreSQL: stage by a binary COPY into an UNLOGGED table of the publish group, publish in one transaction.
 
-The label of a session is its application_name.
+The transaction: DELETE of the old rows, INSERT ... SELECT of the staged ones, COMMIT. Also the refresh of a report and
+the inspection of a table. The label of a session is its application_name.
 """
 
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from dwhctl.core.errors import TargetRefusedError
+from dwhctl.core.errors import AttemptError, StagingError, TargetRefusedError
 from dwhctl.core.sql import literal, quote_name, quote_path
-from dwhctl.systems.base.inspection import Inspection
-from dwhctl.systems.base.server import ServerTarget
-from dwhctl.systems.base.staging import TOKEN, Publication, run_label
-from dwhctl.systems.base.target import ColumnWarning, DirectStage, Refresh, Stage, StagingGroup
+from dwhctl.project.query import at_statement
+from dwhctl.systems.base.server import (
+    ServerInspection,
+    ServerRefresh,
+    ServerTarget,
+    known_types,
+    publication_sql,
+)
+from dwhctl.systems.base.staging import (
+    TOKEN,
+    Publication,
+    ServerPublication,
+    delete_sql,
+    gone,
+    insert_sql,
+    run_label,
+    slice_conditions,
+    staged_sql,
+)
+from dwhctl.systems.base.target import (
+    ColumnWarning,
+    DirectStage,
+    Refresh,
+    RefreshColumn,
+    RefreshColumns,
+    Stage,
+    StagingGroup,
+    Statement,
+    carried,
+    refresh_source,
+    refresh_sql,
+)
 from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.copy_client import CopyClient
-from dwhctl.systems.postgres.errors import EXISTS_ALREADY, MISSING, is_sqlstate
-from dwhctl.systems.postgres.publication import (
-    BEGIN,
-    PostgresInspection,
-    PostgresPublication,
-    PostgresRefresh,
-    direct_statements,
-    publication_lock_sql,
-    publish_statements,
-    refresh_lock_sql,
-    refresh_statements,
-)
+from dwhctl.systems.postgres.errors import EXISTS_ALREADY, MISSING, sqlstate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,11 +56,13 @@ if TYPE_CHECKING:
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
+    from dwhctl.systems.base.inspection import Inspection
     from dwhctl.systems.base.staging import Described
-    from dwhctl.systems.base.target import Statement, TableColumns
+    from dwhctl.systems.base.target import Narrowing, TableColumns
     from dwhctl.systems.postgres.system import PostgresConnection
 
 _TOKEN_TYPE = "bigint"  # noqa: S105
+BEGIN, COMMIT = "BEGIN", "COMMIT"
 _SETTINGS = "SET TimeZone = 'UTC'"
 
 
@@ -70,10 +90,10 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
         return quote_path(table)
 
     def _is_missing(self, error: TargetRefusedError) -> bool:
-        return is_sqlstate(error, MISSING)
+        return sqlstate(error) in MISSING
 
     def _exists_already(self, error: TargetRefusedError) -> bool:
-        return is_sqlstate(error, EXISTS_ALREADY)
+        return sqlstate(error) in EXISTS_ALREADY
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -177,14 +197,14 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
 
     @contextmanager
     def publication(self, table: str, slice_by: str | None, timeout: timedelta) -> Iterator[Publication]:
-        with self._transaction("publish", table, publication_lock_sql, timeout) as client:
+        with self._transaction("publish", table, catalog.publication_lock, timeout) as client:
             bounds = catalog.described_column(client, table, slice_by) if slice_by else None
             yield PostgresPublication(client, table, bounds, self._schema, self._doubt)
 
     @contextmanager
     def refresh(self, table: str, source: RowSource, timeout: timedelta) -> Iterator[Refresh]:
-        with self._transaction("refresh", table, refresh_lock_sql, timeout) as client:
-            yield PostgresRefresh(client, table, source)
+        with self._transaction("refresh", table, catalog.refresh_lock, timeout) as client:
+            yield PostgresRefresh(client, table, quote_path(table), source)
 
     @contextmanager
     def _transaction(
@@ -206,13 +226,32 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
         *before, _ = columns.table.split(".")
         schema = self._schema or (before[-1] if before else None)
         staging = f"{quote_name(schema)}.{quote_name('<staging table>')}" if schema else '"<staging table>"'
-        return publish_statements(staging, slice, columns)
+        table = quote_path(columns.table)
+        sent = publication_sql(table, staging, slice, columns, "<token>")
+        return [Statement(BEGIN), Statement(catalog.publication_lock(table)), *sent, Statement(COMMIT)]
 
     def direct_statements(self, slice: Slice, columns: TableColumns) -> Sequence[Statement]:
-        return direct_statements(slice, columns)
+        table = quote_path(columns.table)
+        (where,) = slice_conditions([slice], columns.slice_by)
+        return [
+            Statement(BEGIN),
+            Statement(delete_sql(table, where)),
+            Statement(
+                catalog.copy_sql(table, columns.listed(quote_name)),
+                about="the rows; another number than was extracted is rolled back",
+            ),
+            Statement(COMMIT),
+        ]
 
     def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
-        return refresh_statements(source, columns)
+        table = quote_path(columns.table)
+        sql = refresh_sql(table, source, columns, PostgresRefresh.checked)
+        return [
+            Statement(BEGIN),
+            Statement(catalog.refresh_lock(table)),
+            *map(Statement, sql),
+            Statement(COMMIT),
+        ]
 
     def version(self) -> str:
         with self._connected("version") as client:
@@ -221,3 +260,139 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
 
 def _stage_label(group: StagingGroup, token: str) -> str:
     return catalog.label(f"{catalog.group_label(group)}:{token}")
+
+
+class PostgresPublication(ServerPublication[CopyClient]):
+    """The publication. It refuses a slice of whose rows a trigger, a rule or a crash of the server has taken some."""
+
+    def __init__(
+        self,
+        client: CopyClient,
+        table: str,
+        slice_by: Column | None,
+        schema: str | None,
+        doubt: Callable[[str], None],
+    ) -> None:
+        super().__init__(client, quote_path(table), slice_by, doubt)
+        self._schema = schema
+        self._held: Mapping[str, int] = {}
+        self._slices: Sequence[Slice] = ()
+        self._rest = 0
+        self._staged: dict[str, int] = {}
+
+    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        self._slices, self._held = slices, super().held_rows(slices)
+        self._rest = sum(self._held.values())
+        return self._held
+
+    def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
+        table, numbers = self._staging(group), {catalog.token_number(token): token for token in tokens}
+        try:
+            rows = self._client.query(staged_sql(table, _numbers(tokens)))
+        except AttemptError as error:
+            if sqlstate(error) in MISSING:
+                raise gone(table) from error
+            raise
+        found = {numbers[number]: int(count) for number, count in rows}
+        if lacking := [token for token in tokens if token not in found]:
+            raise StagingError(
+                f"{table} has lost {len(lacking)} of {len(tokens)} staged slices: PostgreSQL empties an UNLOGGED table"
+                " when it starts after a crash"
+            )
+        self._staged = found
+        return found
+
+    def delete(self, slices: Sequence[Slice]) -> None:
+        deleted = sum(
+            self._client.run(delete_sql(self._table, where))
+            for where in slice_conditions(slices, self._slice_by)
+        )
+        held = sum(self._held.get(slice_.shard, 0) for slice_ in slices)
+        # A trigger may delete them in its own way.
+        if deleted < held and any(super().held_rows(slices).values()):
+            raise catalog.kept_rows(self._table)
+        self._rest -= held
+
+    def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
+        # A group that was opened before the target got a new column still inserts rightly: by its own columns.
+        table = self._staging(group)
+        columns = catalog.declared_columns(self._client, table)
+        if not columns:
+            raise gone(table)
+        own = {one.name: one for one in catalog.declared_columns(self._client, self._table)}
+        written = [one for one in columns if one.name != TOKEN]
+        names = ", ".join(quote_name(one.name) for one in written)
+        values = ", ".join(_staged_value(one, own.get(one.name)) for one in written)
+        inserted = self._client.run(insert_sql(self._table, table, names, _numbers(tokens), values))
+        staged = sum(self._staged.get(token, 0) for token in tokens)
+        if inserted < staged:
+            raise catalog.lost_rows(self._table, staged, inserted)
+        *_, may_move = catalog.write_ways(self._client, self._table)
+        if may_move and (found := sum(super().held_rows(self._slices).values()) - self._rest) != inserted:
+            raise catalog.moved_rows(self._table, inserted, found)
+        return inserted
+
+    def _staging(self, group: StagingGroup) -> str:
+        return catalog.staging_table(self._client, group, self._schema)
+
+
+def _staged_value(staged: catalog.Declared, own: catalog.Declared | None) -> str:
+    name = quote_name(staged.name)
+    return name if own is None or own.base == staged.base else f"CAST({name} AS {own.base})"
+
+
+def _numbers(tokens: Sequence[str]) -> str:
+    return ", ".join(str(catalog.token_number(token)) for token in tokens)
+
+
+class PostgresRefresh(ServerRefresh[CopyClient]):
+    """One transaction in one session. DELETE and INSERT, not TRUNCATE: it would lock readers out."""
+
+    def columns(self) -> RefreshColumns:
+        table = catalog.existing_columns(self._client, self._table)
+        with at_statement(self._source.text) if self._source.is_query else nullcontext():
+            described = self._client.described(f"SELECT * FROM {refresh_source(self._source)} LIMIT 0")
+        names = catalog.type_names(self._client, {column.type_code for column in described})
+        return RefreshColumns(
+            tuple(_answered(types.result_column(column, names)) for column in described),
+            tuple(RefreshColumn(one.name, one.base, one.column()) for one in table if not one.is_generated),
+            frozenset(one.name for one in table if one.is_filled),
+        )
+
+    def delete(self) -> None:
+        super().delete()
+        _, may_keep, _ = catalog.write_ways(self._client, self._sql_name)
+        if may_keep and self._client.query(f"SELECT 1 FROM {self._sql_name} LIMIT 1"):
+            raise catalog.kept_rows(self._table)
+
+    def _inserted(self, sql: str) -> int:
+        return self._client.run(sql)
+
+    @staticmethod
+    def checked(number: int, pair: Narrowing) -> str:
+        """Return the SQL of the column's value, or of an error where it does not fit: a cast that cannot succeed."""
+        source, table = known_types(pair)
+        name = quote_name(pair.source.name)
+        shown = f"encode({name}, 'hex')" if source.kind.value == "binary" else f"CAST({name} AS text)"
+        error = f"CAST(CAST(CAST({carried(number, shown)} AS integer) AS text) AS {pair.source.declared})"
+        return f"CASE WHEN {types.would_change(name, table)} THEN {error} ELSE {name} END"
+
+
+def _answered(column: types.AnswerColumn) -> RefreshColumn:
+    known = types.column(column.name, column.declared, is_enum=column.is_enum)
+    return RefreshColumn(column.name, column.declared, known, column.declared == "unknown")
+
+
+class PostgresInspection(ServerInspection[CopyClient]):
+    """Reads a table in one session. `slice_by` is the column by which it is sliced."""
+
+    def __init__(self, client: CopyClient, table: str, slice_by: Column | None) -> None:
+        super().__init__("postgres", client, quote_path(table), slice_by)
+        self._name = table
+
+    def columns(self) -> Sequence[Column]:
+        return catalog.described(self._client, self._name)
+
+    def beside(self, table: str, slice_by: str | None) -> PostgresInspection:
+        column = catalog.described_column(self._client, table, slice_by) if slice_by else None
+        return PostgresInspection(self._client, table, column)

@@ -16,7 +16,7 @@ from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, TargetRefusedError
 from dwhctl.core.sql import quote_name, quote_path, shown_name
 from dwhctl.systems.base.ddl import check_name
-from dwhctl.systems.base.system import SourceType
+from dwhctl.systems.base.system import SourceType, TypeRow, decimal_type, time_type
 from dwhctl.systems.postgres import NAME_OCTETS
 
 if TYPE_CHECKING:
@@ -26,66 +26,49 @@ if TYPE_CHECKING:
 
     from dwhctl.systems.base.ddl import NewTable
 
-#: NUMERIC's digits before it is no Arrow decimal; the octets of a character of UTF-8.
-MOST_DIGITS = 76
-_DIGITS_128 = 38
-_OCTETS_PER_CHARACTER = 4
 #: The most characters of varchar(n), and the octets of a table's name in that of its index.
 _MOST_CHARACTERS = 10_485_760
 _INDEX_OCTETS = 40
-_AS_TEXT = "CAST({column} AS text)"
-
-
-@dataclass(frozen=True, slots=True)
-class PostgresType:
-    """One of PostgreSQL's types, by the name that `format_type` returns.
-
-    `kind` is None for a type that is refused; `note` is what to write instead, or what the values become.
-    `arrow` is Arrow's name of the type, empty where it depends on precision and scale.
-    """
-
-    name: str
-    kind: Kind | None
-    note: str
-    arrow: str = ""
+#: With a name: that of an expression is the engine's own choice.
+_AS_TEXT = "CAST({column} AS text) AS {column}"
 
 
 _TEXT = "text as it is"
 
 #: The types that have a place. Any other (arrays, ranges, composites, an extension's) is refused.
-TYPES: tuple[PostgresType, ...] = (
-    PostgresType("smallint", Kind.INTEGER, "16-bit integer", "int16"),
-    PostgresType("integer", Kind.INTEGER, "32-bit integer", "int32"),
-    PostgresType("bigint", Kind.INTEGER, "64-bit integer", "int64"),
-    PostgresType("numeric", Kind.DECIMAL, "decimal of its own precision, at most 76 digits; refused without one"),
-    PostgresType("real", Kind.FLOAT, "32-bit float", "float"),
-    PostgresType("double precision", Kind.FLOAT, "64-bit float", "double"),
-    PostgresType("boolean", Kind.BOOLEAN, "boolean", "bool"),
-    PostgresType("text", Kind.TEXT, _TEXT, "string"),
-    PostgresType("character varying", Kind.TEXT, _TEXT, "string"),
-    PostgresType("character", Kind.TEXT, "text without the blanks that fill it up", "string"),
-    PostgresType("name", Kind.TEXT, _TEXT, "string"),
-    PostgresType("json", Kind.TEXT, _TEXT, "string"),
-    PostgresType("jsonb", Kind.TEXT, "text as PostgreSQL writes it", "string"),
-    PostgresType("xml", Kind.TEXT, _TEXT, "string"),
-    PostgresType("enum", Kind.TEXT, "its label", "string"),
-    PostgresType("uuid", Kind.UUID, "uuid in lower case", "string"),
-    PostgresType("bytea", Kind.BINARY, "binary", "binary"),
-    PostgresType("date", Kind.DATE, "date of the years 1 to 9999; infinity is refused", "date32"),
-    PostgresType("time without time zone", Kind.TIME, "time in microseconds; 24:00:00 is refused", "time64[us]"),
-    PostgresType("timestamp without time zone", Kind.TIMESTAMP,
+TYPES: tuple[TypeRow, ...] = (
+    TypeRow("smallint", Kind.INTEGER, "16-bit integer", "int16"),
+    TypeRow("integer", Kind.INTEGER, "32-bit integer", "int32"),
+    TypeRow("bigint", Kind.INTEGER, "64-bit integer", "int64"),
+    TypeRow("numeric", Kind.DECIMAL, "decimal of its own precision, at most 76 digits; refused without one"),
+    TypeRow("real", Kind.FLOAT, "32-bit float", "float"),
+    TypeRow("double precision", Kind.FLOAT, "64-bit float", "double"),
+    TypeRow("boolean", Kind.BOOLEAN, "boolean", "bool"),
+    TypeRow("text", Kind.TEXT, _TEXT, "string"),
+    TypeRow("character varying", Kind.TEXT, _TEXT, "string"),
+    TypeRow("character", Kind.TEXT, "text without the blanks that fill it up", "string"),
+    TypeRow("name", Kind.TEXT, _TEXT, "string"),
+    TypeRow("json", Kind.TEXT, _TEXT, "string"),
+    TypeRow("jsonb", Kind.TEXT, "text as PostgreSQL writes it", "string"),
+    TypeRow("xml", Kind.TEXT, _TEXT, "string"),
+    TypeRow("enum", Kind.TEXT, "its label", "string"),
+    TypeRow("uuid", Kind.UUID, "uuid in lower case", "string"),
+    TypeRow("bytea", Kind.BINARY, "binary", "binary"),
+    TypeRow("date", Kind.DATE, "date of the years 1 to 9999; infinity is refused", "date32"),
+    TypeRow("time without time zone", Kind.TIME, "time in microseconds; 24:00:00 is refused", "time64[us]"),
+    TypeRow("timestamp without time zone", Kind.TIMESTAMP,
             "timestamp in microseconds of the years 1 to 9999; infinity is refused", "timestamp[us]"),
-    PostgresType("timestamp with time zone", Kind.TIMESTAMPTZ, "instant in UTC, in microseconds; the same limits",
+    TypeRow("timestamp with time zone", Kind.TIMESTAMPTZ, "instant in UTC, in microseconds; the same limits",
             "timestamp[us, tz=UTC]"),
 )  # fmt: skip
 _BY_NAME = {row.name: row for row in TYPES}
 #: What to write in place of a type that is refused.
 _REMEDIES = {
-    "numeric": "CAST({column} AS numeric(38,10)), or whatever digits it needs",
-    "money": "CAST({column} AS numeric(19,2))",
-    "interval": "EXTRACT(EPOCH FROM {column})::numeric(20,6)",
-    "oid": "CAST({column} AS bigint)",
-    "time with time zone": "CAST({column} AS time)",
+    "numeric": "CAST({column} AS numeric(38,10)) AS {column}, or whatever digits it needs",
+    "money": "CAST({column} AS numeric(19,2)) AS {column}",
+    "interval": "EXTRACT(EPOCH FROM {column})::numeric(20,6) AS {column}",
+    "oid": "CAST({column} AS bigint) AS {column}",
+    "time with time zone": "CAST({column} AS time) AS {column}",
 }
 _DECLARED = re.compile(r"([a-z][a-z ]*?)(?:\((\d+)(?:,(-?\d+))?\))?(?(2)( with(?:out)? time zone)?)")
 
@@ -126,7 +109,6 @@ _EXAMPLES = {
 
 
 def source_types() -> list[SourceType]:
-    """Return the types for the type map."""
     found = []
     for row in TYPES:
         declared = _EXAMPLES.get(row.name, row.name)
@@ -193,28 +175,16 @@ def _parts(declared: str) -> tuple[str, int | None, int | None]:
 _UNITS = {None: "us", 6: "us", 3: "ms", 0: "s"}
 
 
-def _arrow(row: PostgresType, first: int | None, second: int | None) -> pa.DataType | None:
+def _arrow(row: TypeRow, first: int | None, second: int | None) -> pa.DataType | None:
     import pyarrow as pa
 
     if row.kind is Kind.DECIMAL and first is not None:
-        return _decimal(first, second or 0)
+        # numeric(3,5) holds 0.00999, numeric(3,-2) holds 99900.
+        scale = second or 0
+        return decimal_type(first - scale, 0) if scale < 0 else decimal_type(max(first, scale), scale)
     if row.kind in (Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
-        if (unit := _UNITS.get(first)) is None:
-            return None
-        if row.kind is Kind.TIME:
-            return pa.time64(unit) if unit == "us" else pa.time32(unit)
-        return pa.timestamp(unit, tz="UTC" if row.kind is Kind.TIMESTAMPTZ else None)
+        return time_type(row.kind, unit) if (unit := _UNITS.get(first)) is not None else None
     return pa.type_for_alias(row.arrow)
-
-
-def _decimal(precision: int, scale: int) -> pa.DataType | None:
-    import pyarrow as pa
-
-    # numeric(3,5) holds 0.00999, numeric(3,-2) holds 99900.
-    digits, places = (precision - scale, 0) if scale < 0 else (max(precision, scale), scale)
-    if digits > MOST_DIGITS:
-        return None
-    return (pa.decimal128 if digits <= _DIGITS_128 else pa.decimal256)(digits, places)
 
 
 #: A modifier of a type counts its own four octets.

@@ -142,11 +142,8 @@ def _write_ahead(connection: sqlite3.Connection, path: Path) -> None:
     It needs the file alone for a moment, and SQLite does not wait for that. A file system without shared memory keeps
     the old journal, which is slower and as safe.
     """
-
-    def turn_on() -> None:
-        connection.execute("PRAGMA journal_mode = WAL").fetchone()
-
-    _retry_while_busy(turn_on, f"the sessions file {path}: another process has it for itself", 0.05)
+    note = f"the sessions file {path}: another process has it for itself"
+    _retry_while_busy(lambda: connection.execute("PRAGMA journal_mode = WAL").fetchone(), note, 0.05)
 
 
 def begin_immediate(connection: sqlite3.Connection, path: Path) -> None:

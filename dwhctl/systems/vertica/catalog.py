@@ -139,7 +139,6 @@ class TableName:
 
     @property
     def sql(self) -> str:
-        """The quoted name."""
         return f"{quote_name(self.schema)}.{quote_name(self.table)}"
 
     @property
@@ -243,9 +242,9 @@ COPY_REJECTED = "22V04"
 LOCK_TIMEOUT = "55V03"
 
 #: Classes of SQLSTATEs that every later attempt meets too: not supported, wrong values, broken constraints, wrong
-#: names, no permission, syntax. Source: https://docs.vertica.com/24.2.x/en/error-codes/
+#: names, no permission, syntax, a limit of the program. Source: https://docs.vertica.com/24.2.x/en/error-codes/
 _PERMANENT_CLASSES = (
-    "0A", "0L", "0P", "21", "22", "23", "26", "28", "2B", "2F", "34", "3D", "3F", "42", "44",
+    "0A", "0L", "0P", "21", "22", "23", "26", "28", "2B", "2F", "34", "3D", "3F", "42", "44", "54",
 )  # fmt: skip
 _ABOUT = {**dict.fromkeys(MISSING, About.TABLE), "42501": About.PERMISSION}
 
@@ -261,7 +260,6 @@ def is_sqlstate(error: BaseException, sqlstates: Collection[str]) -> bool:
 
 
 def translate_error(error: Any) -> AttemptError:
-    """Return the error that Vertica's answer to a statement means."""
     sqlstate = error.sqlstate or ""
     text = words(error)
     if sqlstate == LOCK_TIMEOUT:
@@ -302,7 +300,6 @@ def connect_error(
 
 
 def lost(error: BaseException, name: str, timeout: float) -> TargetError:
-    """Return the error of a lost connection."""
     first = error
     # In COPY the driver raises what it did after the loss; the loss is in its context.
     while isinstance(first.__context__, driver_errors.ConnectionError | OSError):

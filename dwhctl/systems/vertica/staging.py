@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +13,8 @@ import pyarrow.compute as pc
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
 from dwhctl.core.sql import literal, quote_name
-from dwhctl.systems.base.staging import CANDIDATES, TOKEN, BatchStream, gone
-from dwhctl.systems.base.target import Stage
+from dwhctl.systems.base.server import ServerStage
+from dwhctl.systems.base.staging import TOKEN, BatchStream, gone
 from dwhctl.systems.vertica.catalog import MISSING, MISSING_COLUMN, TableName, is_sqlstate, rejection
 
 if TYPE_CHECKING:
@@ -146,33 +145,24 @@ def _with_nulls_of(array: pa.Array, offsets: pa.Buffer, data: pa.Buffer) -> pa.A
     return pc.if_else(pc.is_valid(array), texts, pa.scalar(None, pa.string())) if array.null_count else texts
 
 
-@dataclass
-class VerticaStage(Stage):
-    """The rows of one slice in the group's staging table, under their token.
+class VerticaStage(ServerStage["VerticaClient"]):
+    """The rows of one slice in the group's staging table, by two statements.
 
-    It connects to write, commits when its block ends without an error, and else rolls back: two statements. It never
-    creates the table: where that is missing, the run has ended. How many rows the COPY took is not asked here: a
-    rejected row fails it (ABORT ON ERROR), and the publication compares the rows under each token with those that were
-    extracted.
+    How many rows the COPY took is not asked here: a rejected row fails it (ABORT ON ERROR), and the publication
+    compares the rows under each token with those that were extracted.
     """
 
-    _client: VerticaClient
-    _table: TableName
-    _token: str
-    _columns: Sequence[Column]
-    _written: bool = False
+    def __init__(
+        self, client: VerticaClient, table: TableName, token: str, columns: Sequence[Column]
+    ) -> None:
+        super().__init__(client, token, columns)
+        self._table = table
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> int:
         encoder = CopyEncoder(self._columns, self._token)
         stream = BatchStream(batches, encoder, self._client.has_refused)
         self._client.open()
-        try:
-            self._client.copy(self._copy_statement(), stream)
-        except AttemptError as error:
-            if stream.failure is None:
-                raise self._translate_error(error) from error
-        if stream.failure is not None:
-            raise stream.failure
+        self._sent(stream, lambda: self._client.copy(self._copy_statement(), stream))
         if stream.stopped:
             raise StagingError(f"{self._table}: the server ended the COPY without an error")
         self._written = True
@@ -200,33 +190,13 @@ class VerticaStage(Stage):
             return ValueRefusedError(f"row {row} of the slice: Vertica refused it: {reason}")
         return error
 
-    def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
-        """Group by hash_id first: the warehouse compares eight bytes a row."""
-        staged = f"FROM {self._table.sql} WHERE {TOKEN} = {literal(self._token)}"
-        candidates = self._client.query(
-            f"SELECT hash_id {staged} GROUP BY hash_id HAVING COUNT(*) > 1 LIMIT {CANDIDATES}"
-        )
-        if not candidates:
-            return None
-        names = ", ".join(map(quote_name, key))
-        ids = ", ".join(str(int(hash_id)) for (hash_id,) in candidates)
+    def _staged(self) -> str:
+        return f"{self._table.sql} WHERE {TOKEN} = {literal(self._token)}"
+
+    def _before_keys(self) -> None:
         self._client.keep = False  # a setting outlives the COMMIT
         self._client.query("SET TIME ZONE TO 'UTC'")
-        found = self._client.query(
-            f"SELECT {names} {staged} AND hash_id IN ({ids}) GROUP BY {names} HAVING COUNT(*) > 1 LIMIT 1"
-        )
-        return tuple(found[0]) if found else None
 
-    def discard(self) -> None:
-        self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
-        try:
-            if kind is None and self._written:
-                self._client.query("COMMIT")
-                self._client.finish()
-        finally:
-            self._client.close()
+    def _commit(self) -> None:
+        super()._commit()
+        self._client.finish()

@@ -12,7 +12,6 @@ from dwhctl.systems.base.system import CursorOptions, System, TargetOptions, ref
 from dwhctl.systems.vertica import NAME_OCTETS
 
 if TYPE_CHECKING:
-    from dwhctl.core.columns import Column
     from dwhctl.systems.base.source import Cursor
     from dwhctl.systems.base.target import Target
 
@@ -43,16 +42,12 @@ class _Vertica(System[VerticaConnection]):
     connection = VerticaConnection
     is_target = stages_parts = True
     driver = "vertica_python"
+    types_module = "dwhctl.systems.vertica.types"
 
     def open_target(self, connection: VerticaConnection, options: TargetOptions) -> Target:
         from dwhctl.systems.vertica.target import VerticaTarget
 
         return VerticaTarget(connection, options.timeout, options.label, keep=options.keep)
-
-    def declaration(self, column: Column) -> str:
-        from dwhctl.systems.vertica.types import declaration
-
-        return declaration(column)
 
     def open_cursor(
         self, connection: VerticaConnection, database: str | None, options: CursorOptions

@@ -1,4 +1,4 @@
-"""Write to Vertica: stage by COPY into a table of the publish group, publish in one transaction.
+"""Write to Vertica: stage by COPY into a table of the publish group, publish in one transaction; refresh, inspect.
 
 The transaction: DELETE of the old rows, INSERT ... SELECT of the staged ones, COMMIT.
 """
@@ -6,30 +6,47 @@ The transaction: DELETE of the old rows, INSERT ... SELECT of the staged ones, C
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, TargetRefusedError
 from dwhctl.core.sql import literal, quote_name
-from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
-from dwhctl.systems.base.server import ServerTarget, publication_sql
+from dwhctl.project.query import at_statement
+from dwhctl.systems.base.server import (
+    ServerInspection,
+    ServerRefresh,
+    ServerTarget,
+    known_types,
+    publication_sql,
+)
 from dwhctl.systems.base.staging import (
     TOKEN,
     Publication,
-    delete_sql,
+    ServerPublication,
     gone,
-    held_sql,
     insert_sql,
     literals,
-    of_shards,
     run_label,
-    slice_conditions,
     stage_label,
     staged_sql,
     staging_prefix,
 )
-from dwhctl.systems.base.target import ColumnWarning, Refresh, Stage, StagingGroup, Statement, TableColumns
+from dwhctl.systems.base.target import (
+    ColumnWarning,
+    Narrowing,
+    Refresh,
+    RefreshColumn,
+    RefreshColumns,
+    Stage,
+    StagingGroup,
+    Statement,
+    TableColumns,
+    carried,
+    refresh_source,
+    refresh_sql,
+)
 from dwhctl.systems.vertica import catalog, types
 from dwhctl.systems.vertica.catalog import (
     COLUMN_EXISTS,
@@ -41,13 +58,14 @@ from dwhctl.systems.vertica.catalog import (
     is_sqlstate,
 )
 from dwhctl.systems.vertica.client import VerticaClient
-from dwhctl.systems.vertica.refresh import VerticaInspection, VerticaRefresh, refresh_statements
+from dwhctl.systems.vertica.types import VARCHAR_OCTETS
 
 if TYPE_CHECKING:
-    from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
+    from dwhctl.systems.base.fingerprint import Fingerprint, Measure
+    from dwhctl.systems.base.inspection import Inspection
     from dwhctl.systems.base.staging import Described
     from dwhctl.systems.vertica.system import VerticaConnection
 
@@ -182,7 +200,8 @@ class VerticaTarget(ServerTarget["VerticaConnection", VerticaClient]):
         return [*publication_sql(table.sql, staging.sql, slice, columns, "'<token>'"), Statement("COMMIT")]
 
     def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
-        return refresh_statements(source, columns)
+        sql = refresh_sql(TableName.of(columns.table).sql, source, columns, VerticaRefresh.checked)
+        return [*map(Statement, sql), Statement("COMMIT")]
 
     def version(self) -> str:
         with self._connected("version") as client:
@@ -192,70 +211,133 @@ class VerticaTarget(ServerTarget["VerticaConnection", VerticaClient]):
         return catalog.staging_table(group, self._connection.staging_schema)
 
 
-class VerticaPublication(Publication):
-    """One transaction in one session. `slice_by` is the target's column by which it is sliced.
-
-    `doubt` is called with the session's label when a COMMIT was sent and no answer came.
-    """
+class VerticaPublication(ServerPublication[VerticaClient]):
+    """The publication, with the staging table of each group."""
 
     def __init__(
         self,
-        session: VerticaClient,
+        client: VerticaClient,
         table: TableName,
         slice_by: Column | None,
         staging: Callable[[StagingGroup], TableName],
         doubt: Callable[[str], None],
     ) -> None:
-        self._session = session
-        self._table = table
-        self._slice_by = slice_by
+        super().__init__(client, table.sql, slice_by, doubt)
         self._staging = staging
-        self._doubt = doubt
-
-    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
-        held: dict[str, int] = {}
-        for where in slice_conditions(slices, self._slice_by):
-            rows = self._session.query(held_sql(self._table.sql, where))
-            held.update((str(shard), int(count)) for shard, count in rows)
-        return held
-
-    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
-        sql = held_values_sql(self._table.sql, of_shards(shards), list(map(quote_name, columns)))
-        return read_held_values(self._session.query(sql), columns)
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
         table = self._staging(group)
         try:
-            rows = self._session.query(staged_sql(table.sql, literals(tokens)))
+            rows = self._client.query(staged_sql(table.sql, literals(tokens)))
         except AttemptError as error:
             if is_sqlstate(error, MISSING):
                 raise gone(table) from error
             raise
         return {str(token): int(count) for token, count in rows}
 
-    def delete(self, slices: Sequence[Slice]) -> None:
-        for where in slice_conditions(slices, self._slice_by):
-            self._session.query(delete_sql(self._table.sql, where))
-
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
         # A group that was opened before the target got a new column still inserts rightly: by its own columns.
         table = self._staging(group)
-        columns = declared_columns(self._session, table)
+        columns = declared_columns(self._client, table)
         if not columns:
             raise gone(table)
         names = ", ".join(quote_name(name) for name, _, _ in columns if name != TOKEN)
-        answer = self._session.query(insert_sql(self._table.sql, table.sql, names, literals(tokens)))
+        answer = self._client.query(insert_sql(self._table, table.sql, names, literals(tokens)))
         if answer:
             return int(answer[0][0])
-        ((inserted,),) = self._session.query(
-            f"SELECT COUNT(*) FROM {self._table.sql} WHERE etl_id IN"
+        ((inserted,),) = self._client.query(
+            f"SELECT COUNT(*) FROM {self._table} WHERE etl_id IN"
             f" (SELECT etl_id FROM {table.sql} WHERE {TOKEN} IN ({literals(tokens)}))"
         )
         return int(inserted)
 
-    def commit(self) -> None:
-        try:
-            self._session.query("COMMIT")
-        except AttemptError:
-            self._doubt(self._session.label)
-            raise
+
+class VerticaRefresh(ServerRefresh[VerticaClient]):
+    """One transaction in one session.
+
+    DELETE and INSERT, never TRUNCATE, which commits what came before it.
+    Source: https://docs.vertica.com/24.2.x/en/sql-reference/statements/truncate-table/
+    """
+
+    def __init__(self, client: VerticaClient, table: TableName, source: RowSource) -> None:
+        super().__init__(client, str(table), table.sql, source)
+        self._name = table
+
+    def columns(self) -> RefreshColumns:
+        table = catalog.existing_columns(self._client, self._name)
+        with at_statement(self._source.text) if self._source.is_query else nullcontext():
+            source = self._client.declared(f"SELECT * FROM {refresh_source(self._source)} LIMIT 0")
+        return RefreshColumns(
+            tuple(_column(name, declared) for name, declared in source),
+            tuple(_column(name, declared) for name, declared, _ in table),
+            frozenset(catalog.filled_columns(self._client, self._name)),
+        )
+
+    def _inserted(self, sql: str) -> int:
+        answer = self._client.query(sql) or self._client.query(f"SELECT COUNT(*) FROM {self._sql_name}")
+        return int(answer[0][0])
+
+    @staticmethod
+    def checked(number: int, pair: Narrowing) -> str:
+        """Write the column's value, or an error in its place where it does not fit.
+
+        Source: https://docs.vertica.com/24.2.x/en/sql-reference/functions/error-handling-functions/throw-error/
+        """
+        source, table = known_types(pair)
+        name = quote_name(pair.source.name)
+        text = f"TO_HEX({name})" if source.kind is Kind.BINARY else f"CAST({name} AS VARCHAR(400))"
+        error = f"CAST(THROW_ERROR({carried(number, text)}) AS {pair.source.declared})"
+        return f"CASE WHEN {types.would_change(name, source, table)} THEN {error} ELSE {name} END"
+
+
+def _column(name: str, declared: str) -> RefreshColumn:
+    if declared.lower().startswith("interval"):
+        declared = "interval"
+    # `unknown` is the type of a literal that nothing has given a type yet.
+    return RefreshColumn(name, declared, types.column(name, declared), declared == "unknown")
+
+
+#: Another locale of the database would compare texts without case.
+#: Source: https://www.vertica.com/docs/10.1.x/HTML/Content/Authoring/SQLReferenceManual/Statements/SET/SETLOCALE.htm
+_LOCALE = "SET LOCALE TO 'en_US@collation=binary'"
+#: More than the octets of any other kind's text, with its frame.
+_OTHER_OCTETS, _FRAME_OCTETS = 100, 10
+
+
+class VerticaInspection(ServerInspection[VerticaClient]):
+    """Looks at a table in one session. `slice_by` is the column by which it is sliced."""
+
+    def __init__(self, session: VerticaClient, table: TableName, slice_by: Column | None) -> None:
+        super().__init__("vertica", session, table.sql, slice_by)
+        self._name = table
+        session.query(_LOCALE)
+
+    def columns(self) -> Sequence[Column]:
+        return catalog.described(self._client, self._name)
+
+    def beside(self, table: str, slice_by: str | None) -> VerticaInspection:
+        name = TableName.of(table)
+        column = described_column(self._client, name, slice_by) if slice_by else None
+        return VerticaInspection(self._client, name, column)
+
+    def fingerprints(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Fingerprint]:
+        """Measure. Raise TargetRefusedError for columns whose texts are longer than Vertica hashes."""
+        _check_octets([*measure.key, *measure.values])
+        return super().fingerprints(slices, measure)
+
+
+def _check_octets(columns: Sequence[Column]) -> None:
+    if sum(map(_octets, columns)) > VARCHAR_OCTETS:
+        widest = max(columns, key=_octets)
+        raise TargetRefusedError(
+            f"column {widest.name} is {widest.declared}: MD5 takes a VARCHAR of up to {VARCHAR_OCTETS:,} octets, and"
+            " what is compared together may be longer; leave it out of verify_columns"
+        )
+
+
+def _octets(column: Column) -> int:
+    octets = _OTHER_OCTETS
+    if column.kind in (Kind.TEXT, Kind.BINARY):
+        # A binary is hashed as hexadecimal digits.
+        octets = (column.octets or VARCHAR_OCTETS) * (2 if column.kind is Kind.BINARY else 1)
+    return octets + _FRAME_OCTETS

@@ -14,6 +14,7 @@ from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import TargetRefusedError
 from dwhctl.core.sql import quote_name
 from dwhctl.systems.base.ddl import check_name
+from dwhctl.systems.base.system import decimal_type, time_type
 from dwhctl.systems.vertica import NAME_OCTETS
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ LONG_OCTETS = 32_000_000
 #: query, and a value that does not fit is refused.
 _UNKNOWN_OCTETS = 2**20
 _OCTETS_PER_CHARACTER = 4
-_MOST_DIGITS_128, _MOST_DIGITS_256 = 38, 76
 
 _DECLARED = re.compile(r"([a-z][a-z0-9 ]*?) ?(?:\((\d+)(?:, ?(\d+))?\))?")
 _SOURCE_TEXT = re.compile(r"(?:n?(?:var)?char(?:acter)?(?: varying)?|string) ?\((\d+)\)", re.IGNORECASE)
@@ -91,28 +91,15 @@ def column(name: str, declared: str, *, nullable: bool = True) -> Column | None:
         return None
     arrow, most = type_.arrow, type_.most
     if type_.kind is Kind.DECIMAL:
-        arrow = _decimal(match[2], match[3])
+        arrow = decimal_type(int(match[2] or 37), int(match[3] or 0) if match[2] else 15)
     elif arrow is None and (unit := _UNITS.get(match[2])) is not None:
-        arrow = _time(type_.kind, unit)
+        arrow = time_type(type_.kind, unit)
         most = most.replace(microsecond=_LAST_FRACTION[unit])
     if arrow is None:
         return None
     octets = int(match[2] or type_.octets) if type_.octets else None
     limits = {"octets": octets, "least": type_.least, "most": most, "padded": type_.padded}
     return Column(name, type_.kind, arrow, declared, nullable, **limits)
-
-
-def _decimal(precision: str | None, scale: str | None) -> pa.DataType | None:
-    digits, places = int(precision or 37), int((scale or 0) if precision else 15)
-    if digits > _MOST_DIGITS_256:
-        return None
-    return (pa.decimal128 if digits <= _MOST_DIGITS_128 else pa.decimal256)(digits, places)
-
-
-def _time(kind: Kind, unit: str) -> pa.DataType:
-    if kind is Kind.TIME:
-        return pa.time64(unit) if unit == "us" else pa.time32(unit)
-    return pa.timestamp(unit, tz="UTC" if kind is Kind.TIMESTAMPTZ else None)
 
 
 _SIZED_NAMES = ("char", "varchar", "long varchar", "binary", "varbinary", "long varbinary")

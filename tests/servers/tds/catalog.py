@@ -81,6 +81,8 @@ class Database:
     dropped: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
     denied: set[tuple[str, str]] = field(default_factory=set)
+    #: Tables that a test calls memory-optimized: snapshot isolation of the session does not read them.
+    memory_optimized: set[str] = field(default_factory=set)
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 

@@ -42,7 +42,7 @@ class QueryCompiler(ExpressionCompiler):
 
     def subquery(self, query: Query) -> Compiled:
         """Compile a query that sees this scope from within."""
-        return compile_query(query, self.context, self.scope)
+        return compile_inner(query, self.context, self.scope)
 
     def source(self, node: Source) -> str:
         """Compile what stands in FROM; binds its columns."""
@@ -61,7 +61,7 @@ class QueryCompiler(ExpressionCompiler):
     def _s_tableref(self, node: TableRef) -> str:
         if len(node.parts) == 1 and node.parts[0].casefold() in self.context.common:
             names, query, _ = self.context.common[node.parts[0].casefold()]
-            return self._derived(compile_query(query, self.context, None), node.alias or node.parts[0], names)
+            return self._derived(compile_inner(query, self.context, None), node.alias or node.parts[0], names)
         duck = self.context.alias()
         name, alias = node.parts[-1], node.alias or node.parts[-1]
         parts = () if node.alias else node.parts
@@ -91,7 +91,7 @@ class QueryCompiler(ExpressionCompiler):
             raise error(229, "SELECT", table, found.name)
 
     def _s_derived(self, node: Derived) -> str:
-        return self._derived(compile_query(node.query, self.context, None), node.alias, node.columns)
+        return self._derived(compile_inner(node.query, self.context, None), node.alias, node.columns)
 
     def _derived(self, compiled: Compiled, alias: str, names: tuple[str, ...]) -> str:
         outputs = compiled.columns
@@ -175,7 +175,7 @@ class QueryCompiler(ExpressionCompiler):
         """A source of an APPLY: its query sees what stands to the left."""
         if isinstance(node, Derived):
             return self._derived(
-                compile_query(node.query, self.context, self.scope.parent), node.alias, node.columns
+                compile_inner(node.query, self.context, self.scope.parent), node.alias, node.columns
             )
         return (
             f"(SELECT * FROM {self.source(node)})" if isinstance(node, FunctionTable) else self.source(node)
@@ -225,6 +225,13 @@ def _fields(duck: str, outputs: tuple[Output, ...]) -> tuple[Field, ...]:
         Field(each.name, Typed(f"{duck}.c{at}", each.type, each.nullable), each.identity)
         for at, each in enumerate(outputs)
     )
+
+
+def compile_inner(query: Query, context: Context, parent: Scope | None) -> Compiled:
+    """A query within a query. Raises 1033."""
+    if query.order and query.offset is None and not (isinstance(query.body, Select) and query.body.top):
+        raise error(1033)
+    return compile_query(query, context, parent)
 
 
 def compile_query(query: Query, context: Context, parent: Scope | None) -> Compiled:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .errors import TdsError, error
-from .storage import DAY_TICKS, DAYS_1900, M, iso_day, quoted, read_moment
+from .storage import DAY_TICKS, DAYS_1900, M, in_session_order, iso_day, quoted, read_moment
 from .types import BINARIES, CLR, DECIMALS, FLOATS, INTEGERS, MOMENTS, TEXTS, SqlType
 
 
@@ -308,6 +308,10 @@ def _constant(text: str, target: SqlType, *, forgiving: bool) -> str:
     read = read_moment(text)
     if read is None:
         return bad
+    if target.name in ("datetime", "smalldatetime"):
+        read = read_moment(in_session_order(text))
+        if read is None:
+            return f"CAST({fail_with(error(242, 'varchar', target.name))} AS {target.stored})"
     days, ticks, offset, digits = read
     if target.name in ("datetime", "smalldatetime") and (digits > 3 or offset is not None):
         return bad

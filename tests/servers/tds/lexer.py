@@ -235,6 +235,10 @@ class Token:
         return error(102, self.value if self.kind in ("string", "nstring", "name") else self.text)
 
 
+#: https://learn.microsoft.com/sql/relational-databases/databases/database-identifiers
+_LONGEST_NAME = 128
+
+
 def tokens(sql: str, *, quoted_identifier: bool = True) -> list[Token]:
     """Every token, and an `end` whose text is the last token's. Raises 105 for an open quote, 102 for an odd sign."""
     found: list[Token] = []
@@ -248,7 +252,10 @@ def tokens(sql: str, *, quoted_identifier: bool = True) -> list[Token]:
             raise error(105, sql[at + 1 :][:128]) if sql[at] in "'\"[" else error(102, sql[at])
         text = match[0]
         if match.lastgroup != "space":
-            found.append(Token(*_meaning(match.lastgroup or "", text, quoted_identifier), text, at))
+            kind, value = _meaning(match.lastgroup or "", text, quoted_identifier)
+            if kind in ("name", "word") and len(value) > _LONGEST_NAME:
+                raise error(103, value[:_LONGEST_NAME])
+            found.append(Token(kind, value, text, at))
         at = match.end()
     found.append(Token("end", "", found[-1].text if found else "", len(sql)))
     return found

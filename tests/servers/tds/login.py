@@ -17,6 +17,8 @@ class Login:
     user: str
     password: str
     database: str
+    #: What the client asks for; empty: that of the login.
+    language: str
     application: str
     host: str
     packet_size: int
@@ -67,6 +69,7 @@ def read_login(body: bytes) -> Login:
         user=text(1).decode("utf-16-le"),
         password=_clear(text(2)).decode("utf-16-le", "replace"),
         application=text(3).decode("utf-16-le"),
+        language=text(7).decode("utf-16-le"),
         database=text(8).decode("utf-16-le"),
         packet_size=size,
         version=version,

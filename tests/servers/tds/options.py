@@ -43,3 +43,14 @@ VALUES = frozenset(
         "TEXTSIZE",
     }
 )
+
+#: The order of a day's parts, and the first day of the week: https://learn.microsoft.com/sql/relational-databases/
+#: system-compatibility-views/sys-syslanguages-transact-sql
+LANGUAGES = {
+    "us_english": ("mdy", 7),
+    "british": ("dmy", 1),
+    "deutsch": ("dmy", 1),
+    "russian": ("dmy", 1),
+    "русский": ("dmy", 1),
+}
+DATE_FORMATS = ("mdy", "dmy", "ymd", "ydm", "myd", "dym")

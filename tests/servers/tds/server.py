@@ -37,7 +37,8 @@ _CHANGES_NOTHING = re.compile(
 class TdsServer(Server):
     """A SQL Server for tests, on 127.0.0.1.
 
-    `tls` offers encryption, `tls="require"` insists on it; `snapshot` are the databases that allow snapshot isolation.
+    `tls` offers encryption, `tls="require"` insists on it; `snapshot` are the databases that allow snapshot isolation;
+    `language` is that of the login.
     """
 
     def __init__(
@@ -48,10 +49,13 @@ class TdsServer(Server):
         databases: Iterable[str] = (),
         snapshot: Iterable[str] = (),
         tls: bool | str = False,
+        language: str | None = None,
     ) -> None:
         super().__init__(port)
         self.user = user
         self.users = {user: password}
+        #: The default language of a login, where it is not us_english.
+        self.languages = {} if language is None else {user: language}
         self.catalog = Catalog()
         self.locks = Locks()
         self.application_locks = ApplicationLocks()

@@ -14,10 +14,12 @@ from .catalog import Database
 from .convert import Typed, convert
 from .errors import TdsError, error
 from .failures import translate
+from .options import DATE_FORMATS, LANGUAGES
 from .parse_batch import parse
 from .rpc import Given, Request
 from .scope import Context
 from .sink import Silent
+from .storage import DATE_ORDER
 from .surroundings import surroundings
 from .syntax import Literal, Query
 from .syntax_statements import (
@@ -47,7 +49,10 @@ _GO_ON = frozenset({220, 515, 544, 547, 1222, 2627, 2628, 3701, 3902, 3903, 8115
 #: Errors that undo the transaction too.
 _ROLL_BACK = frozenset({241, 245, 1205, 3951, 3952})
 #: What a procedure or a batch inside a batch sets only for itself.
-_SCOPED = ("database", "isolation", "lock_timeout", "no_count", "quoted_identifier", "xact_abort")
+_SCOPED = (
+    "database", "isolation", "lock_timeout", "no_count", "quoted_identifier", "xact_abort",
+    "date_first", "date_order", "language",
+)  # fmt: skip
 #: https://learn.microsoft.com/sql/t-sql/language-elements/raiserror-transact-sql and print-transact-sql
 _LONGEST_ERROR, _LONGEST_PRINT = 2047, 8000
 _BEGIN, _COMMIT, _ROLLBACK, _USE = 0xD4, 0xD5, 0xD2, 0xE1
@@ -57,12 +62,19 @@ class Session:
     """What a login, or the back door, works with."""
 
     def __init__(
-        self, server: TdsServer, number: int, user: str, database: Database, application: str = ""
+        self,
+        server: TdsServer,
+        number: int,
+        user: str,
+        database: Database,
+        application: str = "",
+        language: str = "",
     ) -> None:
         self.server = server
         self.number = number
         self.user = user
         self.application = application
+        self._login_language = language or server.languages.get(user, "us_english")
         self.database = self._first_database = database
         self.duck = server.catalog.root.cursor()
         self.check: Callable[[], None] = lambda: None
@@ -85,6 +97,7 @@ class Session:
 
     def _default_options(self) -> None:
         self.isolation = "READ COMMITTED"
+        self._speak(self._login_language)
         self.lock_timeout: float | None = None
         self.quoted_identifier = True
         self.no_count = False
@@ -92,6 +105,13 @@ class Session:
         self.identity_insert = ""
         #: Statements that sp_prepare and sp_prepexec have prepared, by handle.
         self.prepared: dict[int, procedures.Prepared] = {}
+
+    def _speak(self, language: str) -> None:
+        known = LANGUAGES.get(language.lower())
+        if known is None:
+            raise error(2740, language)
+        self.language = language
+        self.date_order, self.date_first = known
 
     def reset(self, *, keep_transaction: bool) -> None:
         """Be as after the login: what RESETCONNECTION of a pooled connection asks for. [MS-TDS] 2.2.3.1.2
@@ -199,6 +219,7 @@ class Session:
 
     def context(self) -> Context:
         """What a statement of this session is compiled in."""
+        DATE_ORDER.set(self.date_order)
         return surroundings(self, self.variables)
 
     def before_reading(self, context: Context) -> None:
@@ -210,6 +231,12 @@ class Session:
                 database = self.server.catalog.database(name)
                 if not database.snapshot:
                     raise error(3952, database.name)
+            if any(
+                table in self.server.catalog.database(name).memory_optimized for name, table in context.tables
+            ):
+                raise error(41332)
+            if "READPAST" in context.hints:
+                raise error(650)
             self._open_duck()
         if self.depth and not self._began_as and context.databases:
             self._began_as = self.isolation
@@ -295,6 +322,16 @@ class Session:
         elif names == ["DEADLOCK_PRIORITY"]:
             if action.value not in ("LOW", "NORMAL", "HIGH") and not action.value.lstrip("-").isdigit():
                 raise error(102, action.value)
+        elif names == ["LANGUAGE"]:
+            self._speak(action.value)
+        elif names == ["DATEFORMAT"]:
+            if action.value.lower() not in DATE_FORMATS:
+                raise error(2741, action.value)
+            self.date_order = action.value.lower()
+        elif names == ["DATEFIRST"]:
+            if action.value not in tuple("1234567"):
+                raise error(2742, action.value)
+            self.date_first = int(action.value)
         elif names == ["IDENTITY_INSERT"]:
             table, _, value = action.value.rpartition(" ")
             self.identity_insert = table.split(".")[-1].casefold() if value == "ON" else ""

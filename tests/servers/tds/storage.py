@@ -8,6 +8,7 @@ ticks and its offset in minutes; every other type has one of DuckDB's own. A dat
 from __future__ import annotations
 
 import re
+from contextvars import ContextVar
 from datetime import date, timedelta
 
 import duckdb
@@ -96,6 +97,21 @@ def from_utf16(data: bytes) -> str:
     """Text as the client sent it; half a pair is kept in its stand-in."""
     text = data.decode("utf-16-le", "surrogatepass")
     return "".join(lone_surrogate(ord(sign)) if "\ud800" <= sign <= "\udfff" else sign for sign in text)
+
+
+#: The order of a day's parts in the session's language: what `2020-07-05` means to datetime and smalldatetime.
+DATE_ORDER = ContextVar("DATE_ORDER", default="mdy")
+_BY_LANGUAGE = re.compile(r"\s*(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?![\dT])", re.ASCII)
+
+
+def in_session_order(text: str) -> str:
+    """The text of a datetime, its day in the order of the session's language; ISO 8601 with a T has none.
+
+    https://learn.microsoft.com/sql/t-sql/data-types/datetime-transact-sql
+    """
+    if DATE_ORDER.get() != "dmy":
+        return text
+    return _BY_LANGUAGE.sub(r"\1\2\4\2\3", text, count=1)
 
 
 def read_moment(text: str) -> tuple[int, int, int | None, int] | None:

@@ -24,7 +24,7 @@ def surroundings(session: Session, variables: dict[str, Typed]) -> Context:
         "HOST_NAME": "client",
         "@@SERVERNAME": "tds",
         "@@VERSION": BANNER,
-        "@@LANGUAGE": "us_english",
+        "@@LANGUAGE": session.language,
         "@@SERVICENAME": "MSSQLSERVER",
     }
     numbers = {
@@ -34,7 +34,7 @@ def surroundings(session: Session, variables: dict[str, Typed]) -> Context:
         "@@ERROR": session.error,
         "@@MAX_PRECISION": 38,
         "@@MICROSOFTVERSION": 0x10001045,
-        "@@DATEFIRST": 7,
+        "@@DATEFIRST": session.date_first,
         "@@NESTLEVEL": 0,
         "@@LOCK_TIMEOUT": -1 if session.lock_timeout is None else int(session.lock_timeout * 1000),
         "@@TEXTSIZE": 2_147_483_647,

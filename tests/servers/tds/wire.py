@@ -202,7 +202,7 @@ class Conversation:
             self.link.close()
         database = self.server.catalog.database(login.database or "master")
         session = self._logged_in = Session(
-            self.server, self.link.number, login.user, database, login.application
+            self.server, self.link.number, login.user, database, login.application, login.language
         )
         session.check, session.sleep = self._check, self._sleep
         self.link.on_end = self.session.duck.interrupt

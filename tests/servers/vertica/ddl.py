@@ -131,6 +131,7 @@ def _table(session: Session, schema: str, text: TableText) -> Table:
         columns = text.columns if text.query is None else _query_columns(session, text)
         key, partition = text.key, text.partition
     _check_names(columns)
+    _check_size(columns)
     made = Table(catalog.next_number(), schema, name, columns, session.user.name, key)
     made.partition = partition and _partition(partition, name)
     made.projection = f"{schema}.{name}_super"
@@ -143,6 +144,22 @@ def _check_names(columns: list[Column]) -> None:
         if column.name.casefold() in seen:
             raise VerticaError("42701", 3145, f'Duplicate column "{column.name}"')
         seen.add(column.name.casefold())
+
+
+#: Older than 24.1; since then a row may be longer. docs: SQLSTATE 54011, "System limits"
+_MOST_ROW_OCTETS, _MOST_COLUMNS = 32_768_000, 9_800
+
+
+def _check_size(columns: list[Column], *, added: bool = False) -> None:
+    octets, count = sum(each.kind.octets for each in columns), len(columns)
+    if octets > _MOST_ROW_OCTETS:
+        size = f"MaxRowSize ({_MOST_ROW_OCTETS})"
+        if added:
+            raise VerticaError("54011", 2118, f"Adding column causes row size ({octets}) to exceed {size}")
+        raise VerticaError("54011", 4630, f"Row size exceeds MaxRowSize: {octets} > {_MOST_ROW_OCTETS}")
+    if count > _MOST_COLUMNS:
+        words = f"A table/projection/view can only have up to {_MOST_COLUMNS} columns"
+        raise VerticaError("54011", 2106, f"{words} -- this create statement has {count}")
 
 
 def _partition(expression: str, table: str) -> str:
@@ -320,6 +337,7 @@ def _add_column(session: Session, table: Table, reader: Reader) -> None:
             _notice(session, name, missing=False)
             return
         raise VerticaError("42701", 2623, f'Column "{name}" already exists')
+    _check_size([*table.columns, column], added=True)
     store = session.server.store
     store.change(f"ALTER TABLE {table.engine_name} ADD COLUMN {quote(name)} {column.kind.engine}")
     if column.default is not None:

@@ -16,14 +16,21 @@ from tests.servers.vertica.kinds import MARKED, Kind, marked, read_kind, unmarke
 from tests.servers.vertica.lexer import Reader, Sql, split
 from tests.servers.vertica.problems import MARK, from_sqlglot, syntax_error
 
+#: Marks a LOWER, UPPER or TO_HEX of the statement; those that the translation makes have no mark.
+WRITTEN = "written"
+
 
 class _Parser(PostgresParser):
     """PostgreSQL's parser; templates of dates stay as they are written."""
 
     FUNCTIONS: ClassVar[dict[str, Any]] = {
-        name: build
-        for name, build in PostgresParser.FUNCTIONS.items()
-        if name not in ("TO_DATE", "TO_TIMESTAMP")
+        **{
+            name: build
+            for name, build in PostgresParser.FUNCTIONS.items()
+            if name not in ("TO_DATE", "TO_TIMESTAMP")
+        },
+        # Not one node of LOWER(TO_HEX(...)): each has a width.
+        "LOWER": exp.Lower.from_arg_list,
     }
 
 
@@ -111,6 +118,8 @@ def parse(text: str) -> exp.Expr:
     _mark_order(trees, text)
     if len(trees) != 1:
         raise syntax_error(text[:20])
+    for node in trees[0].find_all(exp.Lower, exp.Upper):
+        node.meta[WRITTEN] = True
     return translate(trees[0])
 
 
@@ -202,7 +211,9 @@ def _from_hex_to_integer(value: exp.Expr) -> exp.Expr:
 def _lower_hex(value: exp.Expr) -> exp.Expr:
     # On a number TO_HEX gives the shortest text, on octets two digits for each; the engine's two functions do so.
     name = "TO_HEX" if isinstance(value, exp.Literal) and not value.is_string else "HEX"
-    return exp.func("LOWER", exp.Anonymous(this=name, expressions=[value]))
+    digits = exp.Anonymous(this=name, expressions=[value])
+    digits.meta[WRITTEN] = True
+    return exp.func("LOWER", digits)
 
 
 def _octets(value: exp.Expr) -> exp.Expr:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from tests.servers.vertica import meta_functions, system_tables
+from tests.servers.vertica import meta_functions, system_tables, widths
 from tests.servers.vertica.catalog import SYSTEM_SCHEMAS, Table, User, View
 from tests.servers.vertica.dialect import engine, generate, parse, plain
 from tests.servers.vertica.kinds import Kind
@@ -48,6 +48,7 @@ class Rewriter:
 
     def tree(self, tree: exp.Expr) -> Rewritten:
         """A query that is parsed already."""
+        widths.check(tree, self.session.server.catalog)
         tree = self._functions(tree)
         for select in tree.find_all(exp.Select):
             self._place_nulls(select)

@@ -44,7 +44,8 @@ class Session:
         self.server = server
         self.link = link
         self.user = user
-        self.label = given.get("client_label", "")
+        # docs: WARNING 7166, "client_label exceeded maximum length; truncated to 255 characters"
+        self.label = given.get("client_label", "")[:255]
         self.client_type = given.get("client_type", "")
         self.given = given
         self.os_user = given.get("client_os_user_name", "")

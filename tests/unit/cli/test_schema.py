@@ -15,7 +15,7 @@ from dwhctl.cli.common.ending import run
 from dwhctl.cli.common.listing import show_json
 from dwhctl.cli.main import dwhctl
 from dwhctl.cli.schema import COLUMNS, LISTINGS, OBJECTS, OTHERS, commands, schema_of
-from dwhctl.core.errors import DwhctlError
+from dwhctl.core.errors import DwhctlError, InternalError
 from tests.cli_support import dwh
 
 
@@ -46,6 +46,14 @@ def test_every_column_is_typed_and_none_without_a_listing() -> None:
     arrays = {title: listing.names for title, listing in LISTINGS.items() if title not in OBJECTS}
     assert {name for names in arrays.values() for name in names} == COLUMNS.keys()
     assert all(name in arrays[title] for title, name in OTHERS)
+
+
+def test_a_column_without_a_type_is_named_with_the_place_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(COLUMNS, "host")
+    with pytest.raises(
+        InternalError, match=r"report runs: add type and text of host to COLUMNS in cli/schema\.py"
+    ):
+        schema_of("report runs")
 
 
 def _commands(group: click.Group, before: str = "") -> list[tuple[str, click.Command]]:

@@ -23,9 +23,11 @@ from dwhctl.cli.common.listing import Listing, ListingColumn
 from dwhctl.cli.common.output import paint, say, tell, write_out
 from dwhctl.cli.common.rows import open_writer
 from dwhctl.cli.common.table import Screen
+from dwhctl.core import secrets
 from dwhctl.core.errors import ConfigError
+from dwhctl.core.secrets import make_logging_printable
 from dwhctl.core.words import one_line, printable, printable_json
-from dwhctl.runtime.messages import LogMessage, captured_log, make_logging_printable
+from dwhctl.runtime.messages import LogMessage, captured_log
 from tests.cli_support import dwh, small_project
 
 #: Every character that acts: C0 but the end of a line and the tab, DEL, C1, separators, marks of direction.
@@ -146,6 +148,19 @@ def test_what_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     with captured_log(lambda _: None, to_stderr=True):
         logging.getLogger("driver").warning("the server said %s", NASTY)
     assert not FOUND.search(capsys.readouterr().err)
+
+
+def test_what_a_library_logs_is_printable_after_a_secret_was_read_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # without pytest's
+    monkeypatch.setattr(secrets, "_secrets", set())
+    make_logging_printable()
+    secrets.remember("a secret of this test")
+    logging.getLogger("driver").warning("the server said %s to a secret of this test", NASTY)
+    shown = capsys.readouterr().err
+    assert not FOUND.search(shown)
+    assert shown.endswith(f"to {secrets.MASKED}\n")
 
 
 def test_an_error_that_a_library_logs_is_a_line_on_stderr_and_whole_in_the_log(

@@ -18,8 +18,9 @@ from dwhctl.core import faults
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import OutsideSliceError, SchemaDriftError, SourceError
 from dwhctl.core.secrets import Secret
-from dwhctl.load.cast import SliceCheck, SliceIds
+from dwhctl.load.cast import SliceCheck
 from dwhctl.load.extract import stage_slice
+from dwhctl.load.hash_ids import SliceIds
 from dwhctl.project.days import Slice
 from dwhctl.runtime.messages import Failure
 from dwhctl.systems.duckdb.staging import ParquetStage

@@ -441,7 +441,7 @@ def test_a_worker_does_not_look_for_garbage_among_the_rows(monkeypatch: pytest.M
     before = gc.get_threshold()
     gc.callbacks.append(look)
     try:
-        module.stage_in_worker(cast("Any", type("Order", (), {"token": "t"})()))
+        worker_process.stage_in_worker(cast("Any", type("Order", (), {"token": "t"})()))
         assert not looked
         assert gc.isenabled()
     finally:

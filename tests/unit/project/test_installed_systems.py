@@ -58,11 +58,20 @@ def test_an_installed_system_is_a_type_like_the_others(package: Install, tmp_pat
             "in the package broken, is not an instance of dwhctl.systems.base.system.System",
         ),
         ("dwhctl_csv.system:CsvConnection", "is not an instance of dwhctl.systems.base.system.System"),
+        (
+            "dwhctl_csv.system:SYSTEM",
+            "connections of the type 'csv': the entry point has another name than the type",
+        ),
+        ("no_keys:SYSTEM", "of the package broken has no `connection`, a class that derives from"),
     ],
 )
 def test_a_broken_package_concerns_only_who_uses_its_type(
-    package: Install, tmp_path: Path, target: str, said: str
+    package: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, said: str
 ) -> None:
+    (tmp_path / "no_keys.py").write_text(
+        "from dwhctl.systems.base.system import System\n\nSYSTEM = System()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
     package({"odd": target}, "broken")
     with pytest.raises(ConfigError, match="the system odd") as caught:
         read_project(using(tmp_path, "odd"))

@@ -13,16 +13,19 @@ from hypothesis import strategies as st
 from dwhctl.cli.common.output import about
 from dwhctl.cli.common.progress import Tally
 from dwhctl.core.errors import UsageError
-from dwhctl.load.run import NO_PAST, Past, forecast, open_at_once
 from dwhctl.project.loads import Shard
 from dwhctl.runtime.events import RunStarted, SliceClosed
 from dwhctl.runtime.plan import (
     MOST_DAYS,
+    NO_PAST,
     LoadRequest,
+    Past,
     Plan,
     candidates,
     days_between,
+    forecast,
     loads_with_days,
+    open_at_once,
     slowest_first,
 )
 from dwhctl.sessions.values import State

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ import pytest
 from dwhctl.alerts.delivery import with_own_commands
 from dwhctl.alerts.digest import Digest, Reason
 from dwhctl.cli.main import dwhctl
-from dwhctl.core.errors import About
+from dwhctl.core.errors import About, ConfigError
+from dwhctl.core.secrets import Secret
 from dwhctl.project.model import Project
 from dwhctl.project.names import PROPOSED, in_project, is_proposed
 from dwhctl.project.read import read_project
 from dwhctl.runtime.events import FailedSlice
-from dwhctl.runtime.failures import group_failures, retry_reports, retry_slices
+from dwhctl.runtime.failures import Failures, group_failures, retry_reports, retry_slices
 from dwhctl.runtime.messages import Failure
+from dwhctl.sessions.task_states import FailingTask, UnsuccessfulSlice
+from dwhctl.sessions.values import State
 from tests.support.projects import Sandbox
 
 DAY = date(2020, 7, 14)
@@ -235,3 +238,33 @@ def test_the_command_that_accepts_shrunken_sources_is_for_these_only(project: Pr
         "see whether that is right for each of them: its message has the command",
         "",
     )
+
+
+def test_the_command_for_a_closed_shard_of_a_load_without_days_has_a_day_that_it_has(
+    project: Project,
+) -> None:
+    """Today is after its last day: `--date today` would find nothing to load."""
+    group = project.shard_groups["cities"]
+    shards = (replace(group[0], until_date=DAY), *group[1:])
+    whole = project.loads["orders"].model_copy(update={"slice_by": None})
+    project = replace(project, loads={"orders": whole}, shard_groups={"cities": shards})
+
+    def task(shard: str) -> FailingTask:
+        name, now = f"orders__{shard}", datetime.now(UTC)
+        slice = UnsuccessfulSlice(
+            1, name, "orders", shard, DAY, State.FAILED, now, "it is so", replaced=False
+        )
+        return FailingTask(name, "orders", shard, (slice,), 1, DAY)
+
+    failures = Failures(project)
+    assert failures.command([task(SHARDS[0])]) == f"dwhctl load orders --date {DAY} --shard {SHARDS[0]}"
+    assert failures.command([task(SHARDS[1])]) == f"dwhctl load orders --date today --shard {SHARDS[1]}"
+
+
+def test_a_secret_that_is_not_there_is_no_defect() -> None:
+    missing = Secret.of({"env": "DWHCTL_TEST_NOT_SET"})
+    with pytest.raises(ConfigError) as caught:
+        missing.reveal()
+    failure = Failure.of(caught.value)
+    assert (failure.error_class, failure.permanent, failure.traceback) == ("ConfigError", True, None)
+    assert "export DWHCTL_TEST_NOT_SET" in failure.message

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from dwhctl.core.errors import ConfigError, ExitCode, Interrupted, LockHeldError, StateDirError, UsageError
 from dwhctl.core.secrets import mask, remember
 from dwhctl.load import extract as stage_slice
-from dwhctl.load import workers
+from dwhctl.load import worker_process
 from dwhctl.runtime import log as run_log
 from dwhctl.runtime.events import Event, Notice, RunEnded, RunResult, SliceClosed, WorkerLogged
 from dwhctl.runtime.locks import CRON_LOG, StateDir
@@ -239,7 +239,7 @@ def test_what_a_library_says_in_a_worker_comes_back(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(stage_slice, "stage_slice", noisy)
     order: Any = type("Order", (), {"token": "t"})()
-    said = workers.stage_in_worker(order).logged
+    said = worker_process.stage_in_worker(order).logged
     assert [one.message for one in said[:2]] == ["said 0 of t", "said 1 of t"]
     assert (len(said), said[-1].message) == (51, "and 11 more like these")
     log = a_log(tmp_path)
@@ -258,7 +258,7 @@ def test_a_worker_that_is_the_parent_is_heard_once(monkeypatch: pytest.MonkeyPat
     order: Any = type("Order", (), {"token": "t"})()
     parent: list[LogMessage] = []
     with captured_log(parent.append):
-        assert workers.stage_in_worker(order).logged == ()
+        assert worker_process.stage_in_worker(order).logged == ()
     LOG.warning("nobody listens")
     assert [one.message for one in parent] == ["said"]
 

@@ -66,6 +66,10 @@ def test_no_slice_after_the_last_day_of_a_shard() -> None:
 def test_a_load_without_slices_is_loaded_once_whatever_the_days() -> None:
     found = names(project(whole={"slice_by": None}), days=days_back(date(2020, 7, 15), 9))
     assert found == [("whole", "abakan", 15), ("whole", "achinsk", 15), ("whole", "chita", 15)]
+    # Also where the oldest day comes first, as in verify: achinsk opened within the range.
+    assert names(project(whole={"slice_by": None}), days=DAYS[::-1]) == [
+        ("whole", "abakan", 14), ("whole", "achinsk", 14), ("whole", "chita", 14),
+    ]  # fmt: skip
 
 
 def test_globs_choose_shards_and_each_must_match() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,6 @@ class DeadRun:
     def __init__(self, *, is_open: bool = True) -> None:
         self.closed: list[Any] = []
         self.is_open = is_open
-
-    def unfinished_runs(self) -> list[str]:
-        return [DEAD]
 
     def unfinished(self, run_id: str) -> list[Any]:
         return (
@@ -58,6 +56,11 @@ class DeadRun:
         return 0
 
 
+def reap(reaper: Reaper, state: StateDir, work: Collection[str] = ()) -> None:
+    """Reap the dead run for another one, as that does."""
+    reaper.reap_dead_runs({DEAD}, state.locked_runs(), work)
+
+
 @pytest.mark.parametrize("droppable", [True, False])
 def test_a_load_waits_for_its_dead_runs_staging(tmp_path: Path, droppable: bool) -> None:
     state, store, target = StateDir(tmp_path), DeadRun(), FakeTarget()
@@ -67,7 +70,7 @@ def test_a_load_waits_for_its_dead_runs_staging(tmp_path: Path, droppable: bool)
     project = a_project(tmp_path, loads={"orders": a_load()})
     slots = Slots(state.slots, {})
     reaper = Reaper(project, state, store, {"dwh": target}, slots, lambda text: None)  # type: ignore[arg-type]
-    reaper.reap_dead_runs("own")
+    reap(reaper, state)
     assert (list(reaper.blocked), len(store.closed)) == (([], 1) if droppable else (["orders"], 0))
     assert (state.run_locks / f"{DEAD}.lock").exists() is not droppable
 
@@ -79,7 +82,7 @@ def test_a_load_waits_although_the_dead_run_had_closed_its_sessions(tmp_path: Pa
     target.faults["drop"] = TargetError("a session does not end")
     project = a_project(tmp_path, loads={"orders": a_load()})
     reaper = Reaper(project, state, store, {"dwh": target}, Slots(state.slots, {}), lambda text: None)  # type: ignore[arg-type]
-    reaper.reap_dead_runs("own")
+    reap(reaper, state)
     assert list(reaper.blocked) == ["orders"]
     assert (state.run_locks / f"{DEAD}.lock").exists()
 
@@ -122,7 +125,7 @@ def reap_with(tmp_path: Path, store: DyingRun, work: str) -> None:
     state.make()
     project, target = a_project(tmp_path, loads={"orders": a_load()}), FakeTarget()
     reaper = Reaper(project, state, store, {"dwh": target}, Slots(state.slots, {}), lambda text: None)  # type: ignore[arg-type]
-    reaper.reap_dead_runs("own", {work})
+    reap(reaper, state, {work})
 
 
 def test_who_takes_its_work_over_waits_for_a_dying_run(tmp_path: Path) -> None:
@@ -161,7 +164,7 @@ def test_a_commit_in_doubt_is_decided_by_the_next_run(tmp_path: Path, happened: 
     state.make()
     project, told = a_project(tmp_path, loads={"orders": a_load()}), list[Notice]()
     reaper = Reaper(project, state, store, {"dwh": target}, Slots(state.slots, {}), told.append)  # type: ignore[arg-type]
-    reaper.reap_dead_runs("own")
+    reap(reaper, state)
     [closing] = store.closed
     assert (closing.state, closing.loaded_rows) == (
         (State.LOADED, 7) if happened else (State.ABANDONED, None)
@@ -181,7 +184,7 @@ def test_every_run_says_why_it_is_blocked_and_reports_are_blocked_too(tmp_path: 
     for _ in range(2):
         told = list[Notice]()
         reaper = Reaper(project, state, store, {"dwh": target}, Slots(state.slots, {}), told.append)  # type: ignore[arg-type]
-        reaper.reap_dead_runs("own")
+        reap(reaper, state)
         assert sorted(reaper.blocked) == ["cities", "orders"]
         assert store.closed == []
         assert "1 of its sessions wait for their warehouse: a session does not end" in told[0].text

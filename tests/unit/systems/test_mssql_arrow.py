@@ -6,7 +6,7 @@ import ssl
 import sys
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -360,3 +360,22 @@ def test_a_console_reads_and_writes(server: TdsServer) -> None:
         with pytest.raises(QueryError, match="SQL Server 208"):
             list(console.execute("SELECT * FROM nothing", 10))
         console.close()
+
+
+# Dates
+
+
+def test_the_language_of_the_login_changes_no_date(
+    server: TdsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a Russian session a datetime would read '2020-07-05' as the 7th of May."""
+    monkeypatch.setitem(server.languages, server.user, "russian")
+    server.execute("abakan", "DROP TABLE IF EXISTS days; CREATE TABLE days (id int, at datetime)")
+    server.execute("abakan", "INSERT INTO days VALUES (1, '20200507'), (2, '20200705'), (3, '20200706')")
+    sql = "SELECT id, CAST(at AS date) AS day FROM days WHERE at >= :start AND at < :end"
+    binds = {"start": datetime(2020, 7, 5), "end": datetime(2020, 7, 6)}  # noqa: DTZ001
+    with opened(server) as source:
+        query = Query(sql, binds, slice_by="day")
+        assert [row["id"] for batch in source.batches(query, 1000) for row in batch.to_pylist()] == [2]
+        assert rows_of(source, "SELECT id FROM days WHERE at = '2020-07-13'") == []
+        assert rows_of(source, "SELECT @@DATEFIRST AS first") == [{"first": 7}]  # as with pymssql

@@ -27,7 +27,7 @@ from dwhctl.project.query import Query
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.base.system import SourceOptions, system_of
 from dwhctl.systems.mssql import client as mssql_link
-from dwhctl.systems.mssql.client import SETTINGS, LoginCheck
+from dwhctl.systems.mssql.client import DRIVER_SETTINGS, LoginCheck
 from dwhctl.systems.mssql.source import CODE_PAGES
 from dwhctl.systems.mssql.system import MssqlConnection
 from tests.servers.base import Fault
@@ -41,6 +41,9 @@ def running() -> Iterator[TdsServer]:
     with TdsServer(databases=("abakan", "chita"), snapshot=("chita",)) as server:
         server.execute("abakan", "CREATE TABLE orders (id bigint, name nvarchar(50), moment datetime2(7))")
         server.execute("abakan", "INSERT INTO orders VALUES (1, N'ё', '2020-07-14T00:00:00')")
+        # The first answer over the wire takes longer than the seconds that these tests wait.
+        with opened(server, timeout=None) as source:
+            assert rows_of(source, "SELECT id FROM orders") == [{"id": 1}]
         yield server
 
 
@@ -104,7 +107,7 @@ def test_the_settings_are_those_of_the_driver(server: TdsServer) -> None:
     )  # fmt: skip
     plain.close()
     settings, use = (one.sql for one in server.statements)
-    assert {one.strip() for one in settings.split(";")} == {one.strip() for one in SETTINGS.split(";")}
+    assert {one.strip() for one in settings.split(";")} == {one.strip() for one in DRIVER_SETTINGS.split(";")}
     assert use == "use [abakan]"
 
 
@@ -137,6 +140,30 @@ def test_a_query_into_a_database_without_snapshots_is_read_without_one(server: T
     with opened(server, "chita") as source:
         assert rows_of(source, "SELECT id FROM abakan.dbo.orders") == [{"id": 1}]
     assert any("READ COMMITTED" in one.sql for one in server.statements)
+
+
+def test_what_snapshot_isolation_does_not_read_is_read_without_it(server: TdsServer) -> None:
+    database = server.database("chita")
+    server.execute("chita", "DROP TABLE IF EXISTS hot; CREATE TABLE hot (id int); INSERT hot VALUES (7)")
+    for sql, tables in (
+        ("SELECT id FROM hot", {"hot"}),
+        ("SELECT id FROM hot WITH (READPAST)", set()),
+    ):
+        server.forget()
+        database.memory_optimized = set(tables)
+        with opened(server, "chita") as source:
+            assert rows_of(source, sql) == [{"id": 7}]
+        assert any("LEVEL READ COMMITTED" in one.sql for one in server.statements)
+
+
+@pytest.mark.parametrize("number", [3953, 3954, 3955, 3956, 7420])
+def test_a_refusal_of_snapshot_isolation_is_followed_by_a_read_without_it(
+    server: TdsServer, number: int
+) -> None:
+    """7420: a linked server; the others: the database is recovered, or ALTER DATABASE changes it."""
+    server.faults.add(Fault("error", statement="LEVEL SNAPSHOT", error=(number, 16, "not under SNAPSHOT")))
+    with opened(server, "chita") as source:
+        assert rows_of(source, "SELECT 1 AS one") == [{"one": 1}]
 
 
 def test_a_missing_database_is_told_from_a_refused_login_each_time(server: TdsServer) -> None:

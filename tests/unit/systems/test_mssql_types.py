@@ -11,7 +11,10 @@ import pytest
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import QueryError
+from dwhctl.systems.duckdb import client as duckdb_types
+from dwhctl.systems.mssql import sql as mssql_types
 from dwhctl.systems.mssql.sql import TYPES, ResultColumn, declared_columns, literal, quote
+from dwhctl.systems.postgres import types as postgres_types
 from dwhctl.systems.postgres.types import AnswerColumn, source_columns
 
 #: sys.types of SQL Server 2025, and the words by which sp_describe_first_result_set and people call them besides.
@@ -100,3 +103,16 @@ def test_a_remedy_quotes_a_name_that_needs_it() -> None:
         declared_columns([ResultColumn("odd ] name", "hierarchyid")])
     with pytest.raises(QueryError, match=re.escape('CAST("oddName" AS text)')):
         source_columns([AnswerColumn("oddName", "integer[]")])
+
+
+def test_a_remedy_keeps_the_columns_name() -> None:
+    """Without `AS` DuckDB's column was `CAST(v AS VARCHAR)`, PostgreSQL's `extract`, and SQL Server's had no name."""
+    with pytest.raises(QueryError, match=re.escape('extract: CAST("oddName" AS VARCHAR) AS "oddName"')):
+        duckdb_types.declared_columns(["oddName"], ["INTERVAL"])
+    with pytest.raises(QueryError, match=re.escape("EXTRACT(EPOCH FROM v)::numeric(20,6) AS v")):
+        source_columns([AnswerColumn("v", "interval")])
+    with pytest.raises(QueryError, match=re.escape("CAST(v.STAsText() AS nvarchar(max)) AS v")):
+        declared_columns([ResultColumn("v", "geometry")])
+    types = [one for system in (duckdb_types, postgres_types, mssql_types) for one in system.source_types()]
+    refused = [one for one in types if one.column is None]
+    assert [one.name for one in refused if " AS {column}" not in one.note] == ["cursor", "table"]
