@@ -37,7 +37,8 @@ from dwhctl.project.templates import render_extract, render_ready
 from dwhctl.refresh.transaction import common_columns
 from dwhctl.runtime.circuit_breaker import CircuitBreaker
 from dwhctl.runtime.fanout import FanOut, RemoteCheck
-from dwhctl.runtime.new_tables import check_columns, is_missing
+from dwhctl.runtime.messages import check_columns
+from dwhctl.runtime.new_tables import is_missing
 from dwhctl.runtime.prepare import DeliveredColumns, dropped_error, lost_columns, targets_of
 from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from dwhctl.core.columns import OWN_COLUMNS, SERVICE_FIELDS, Kind
 from dwhctl.core.errors import (
     About,
     AttemptError,
@@ -21,6 +22,7 @@ from dwhctl.core.errors import (
     DwhctlError,
     InternalError,
     SchemaDriftError,
+    TargetRefusedError,
     is_error,
 )
 from dwhctl.core.secrets import mask, stderr_format
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from dwhctl.core.columns import Column
     from dwhctl.project.connections import Connection
     from dwhctl.project.days import Slice
-    from dwhctl.project.loads import Shard
+    from dwhctl.project.loads import Load, Shard
     from dwhctl.project.parts import KeyRange
     from dwhctl.project.query import Query
     from dwhctl.systems.base.target import StagingGroup
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 Level = Literal["info", "warning", "error"]
 _MOST_TRACEBACK = 8000
+_SERVICE_KINDS = {"etl_source": Kind.TEXT, "etl_id": Kind.INTEGER, "hash_id": Kind.INTEGER}
+_HASH_BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,30 @@ class TargetTable:
 @lru_cache(maxsize=64)
 def _unpickled(values: bytes) -> TargetTable:
     return TargetTable(*pickle.loads(values))  # noqa: S301 - the run's, as the order around it
+
+
+def check_columns(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """Return the columns. Raise TargetRefusedError when one is missing by which dwhctl finds or identifies rows."""
+    by_name = {column.name.lower(): column for column in columns}
+    needed = (*SERVICE_FIELDS, *load.key, *([load.slice_by] if load.slice_by else []))
+    missing = [name for name in needed if name.lower() not in by_name]
+    if missing:
+        raise TargetRefusedError(
+            f"{load.table} has no column {', '.join(missing)}; dwhctl needs etl_source (text), etl_id and hash_id"
+            " (64-bit integers), the key and slice_by: add them to the table and to the load's `create`"
+        )
+    if taken := [name for name in OWN_COLUMNS if name in by_name and name not in SERVICE_FIELDS]:
+        raise TargetRefusedError(
+            f"{load.table} has a column {taken[0]}, which is that of dwhctl's staging tables; rename it"
+        )
+    for name, kind in _SERVICE_KINDS.items():
+        found = by_name[name]
+        if found.kind is not kind or (name == "hash_id" and found.type.bit_width < _HASH_BITS):
+            raise TargetRefusedError(
+                f"{load.table}.{name} is {found.declared}; dwhctl needs etl_source as text, etl_id as an integer"
+                " and hash_id as a 64-bit integer: change the table and the load's `create`"
+            )
+    return columns
 
 
 @dataclass(frozen=True, slots=True)

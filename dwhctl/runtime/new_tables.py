@@ -1,7 +1,4 @@
-"""Make the table of a load that has no `create`: from the columns of its extract, as one shard declares them.
-
-And check the columns of a table that exists.
-"""
+"""Make the table of a load that has no `create`: from the columns of its extract, as one shard declares them."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dwhctl.core import errors
-from dwhctl.core.columns import OWN_COLUMNS, SERVICE_FIELDS, Column, Kind
 from dwhctl.core.faults import reach
 from dwhctl.project.templates import render_extract
 from dwhctl.systems.base.ddl import new_table
@@ -20,6 +16,7 @@ from dwhctl.systems.base.system import SourceOptions, system_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load, Shard
     from dwhctl.project.model import Project
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
 _TIMEOUT_SECONDS = 30.0
 #: How many shards an error shows.
 _SHOWN = 3
-_SERVICE_KINDS = {"etl_source": Kind.TEXT, "etl_id": Kind.INTEGER, "hash_id": Kind.INTEGER}
-_HASH_BITS = 64
 _CONNECTION = (errors.ConnectError, errors.LoginRefusedError)
 
 
@@ -145,27 +140,3 @@ def _refused(load: Load, error: errors.TargetRefusedError) -> errors.TargetRefus
 def is_missing(error: errors.AttemptError) -> bool:
     """Return whether a target's error says that the table does not exist."""
     return isinstance(error, errors.TargetRefusedError) and error.about is errors.About.TABLE
-
-
-def check_columns(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]:
-    """Return the columns. Raise TargetRefusedError when one is missing by which dwhctl finds or identifies rows."""
-    by_name = {column.name.lower(): column for column in columns}
-    needed = (*SERVICE_FIELDS, *load.key, *([load.slice_by] if load.slice_by else []))
-    missing = [name for name in needed if name.lower() not in by_name]
-    if missing:
-        raise errors.TargetRefusedError(
-            f"{load.table} has no column {', '.join(missing)}; dwhctl needs etl_source (text), etl_id and hash_id"
-            " (64-bit integers), the key and slice_by: add them to the table and to the load's `create`"
-        )
-    if taken := [name for name in OWN_COLUMNS if name in by_name and name not in SERVICE_FIELDS]:
-        raise errors.TargetRefusedError(
-            f"{load.table} has a column {taken[0]}, which is that of dwhctl's staging tables; rename it"
-        )
-    for name, kind in _SERVICE_KINDS.items():
-        found = by_name[name]
-        if found.kind is not kind or (name == "hash_id" and found.type.bit_width < _HASH_BITS):
-            raise errors.TargetRefusedError(
-                f"{load.table}.{name} is {found.declared}; dwhctl needs etl_source as text, etl_id as an integer"
-                " and hash_id as a 64-bit integer: change the table and the load's `create`"
-            )
-    return columns

@@ -23,8 +23,8 @@ from dwhctl.core.waiting import retry_seconds
 from dwhctl.project.templates import render_file
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.failures import keep_create_place
-from dwhctl.runtime.messages import Delivered, Failure, TargetTable
-from dwhctl.runtime.new_tables import TableColumnsFinder, check_columns, is_missing, make_table
+from dwhctl.runtime.messages import Delivered, Failure, TargetTable, check_columns
+from dwhctl.runtime.new_tables import TableColumnsFinder, is_missing, make_table
 from dwhctl.systems.base.staging import described_each
 from dwhctl.systems.base.system import TargetOptions, system_of
 

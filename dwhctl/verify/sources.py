@@ -16,7 +16,7 @@ from dwhctl.project.loads import Load
 from dwhctl.project.model import Project
 from dwhctl.project.query import Query
 from dwhctl.runtime.fanout import Heartbeat
-from dwhctl.runtime.new_tables import check_columns
+from dwhctl.runtime.messages import check_columns
 from dwhctl.runtime.plan import PlannedSlice
 from dwhctl.sessions.history import adopted_shards, is_successful, running_tasks, successful_ids
 from dwhctl.sessions.store import SessionStore

@@ -16,7 +16,7 @@ from dwhctl.project.days import Slice
 from dwhctl.project.loads import Load
 from dwhctl.project.model import Project
 from dwhctl.runtime.fanout import Heartbeat
-from dwhctl.runtime.new_tables import check_columns
+from dwhctl.runtime.messages import check_columns
 from dwhctl.runtime.plan import PlannedSlice
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure
 from dwhctl.systems.base.inspection import Contrast, Inspection, Other
