@@ -12,7 +12,6 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +20,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 from filelock import AcquireReturnProxy, FileLock, Timeout
+from msgspec import Struct
 
 from dwhctl.core.errors import CrontabError, LockHeldError, UsageError
 from dwhctl.core.words import SCHEDULED
@@ -37,8 +37,7 @@ _LOCALTIME = Path("/etc/localtime")
 _DAY = timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True)
-class CronJob:
+class CronJob(Struct, frozen=True):
     """One line of the crontab. Loads that share schedule and options share a line."""
 
     schedule: str

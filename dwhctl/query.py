@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from dwhctl.core.errors import LockHeldError, TargetBusyError, TimedOutError, UsageError
 from dwhctl.core.waiting import caught_signals
@@ -37,8 +38,7 @@ _CLOSE_SECONDS = 0.2
 _CANCEL_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class QueryRequest:
+class QueryRequest(Struct, frozen=True):
     """A query. `sql` is rendered; `limit` is the most rows of each answer, None for all."""
 
     connection: str
@@ -50,30 +50,26 @@ class QueryRequest:
     timeout: timedelta | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class QueryColumns:
+class QueryColumns(Struct, frozen=True):
     """The start of an answer, and its columns."""
 
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(Struct, frozen=True):
     """Rows of the answer."""
 
     rows: Sequence[Row]
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerEnd:
+class AnswerEnd(Struct, frozen=True):
     """The end of an answer; `cut` when it has more rows than `limit`."""
 
     rows: int
     cut: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(Struct, frozen=True):
     """The end of a statement without an answer; `rows` is how many it wrote, None where that is unknown."""
 
     rows: int | None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec import Struct
+
 from dwhctl.airflow.export import AirflowConnection, Export, is_example, read_exports
 from dwhctl.airflow.mapping import convert, convert_alert
 from dwhctl.airflow.pieces import HALF_A_CHARACTER, Hidden, Piece, convert_variable, hidden_in
@@ -32,8 +34,7 @@ from dwhctl.project.read import read_project
 Keeping = Literal["files", "env"]
 
 
-@dataclass(frozen=True, slots=True)
-class ImportOutcome:
+class ImportOutcome(Struct, frozen=True):
     """The result for an entry of the export: added, replaced, unchanged, left out, to complete; or a note on it."""
 
     kind: str

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tomlkit
+from msgspec import Struct
 
 from dwhctl.airflow.pieces import Hidden, Piece
 from dwhctl.core.errors import UsageError
@@ -35,8 +36,7 @@ ADDED, REPLACED, UNCHANGED = "added", "replaced", "unchanged"
 LEFT_OUT, TO_COMPLETE = "left out", "to complete"
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """The configuration's new text and what is added to it."""
 
     text: str

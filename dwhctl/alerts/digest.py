@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.project.loads import Load, Shard
 from dwhctl.project.model import Project
@@ -23,8 +25,7 @@ class RunKind(StrEnum):
     WATCH = "watch"
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(Struct, frozen=True):
     """Slices or reports that failed for one reason. `work` is the load or report; a report has no shards.
 
     `message` is the first line of the error, without secrets; `streak` the longest failing streak among them, in days;
@@ -45,8 +46,7 @@ class Reason:
     advice: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Recovery:
+class Recovery(Struct, frozen=True):
     """What a channel was notified of as failing, and has recovered."""
 
     work: str
@@ -61,8 +61,7 @@ def merged(recoveries: Iterable[Recovery]) -> tuple[Recovery, ...]:
     return tuple(Recovery(work, tuple(sorted(names))) for work, names in sorted(shards.items()))
 
 
-@dataclass(frozen=True, slots=True)
-class StillFailing:
+class StillFailing(Struct, frozen=True):
     """What still fails when something else has recovered: the slices of a load, or (with 0 `slices`) a report."""
 
     work: str
@@ -70,8 +69,7 @@ class StillFailing:
     days: tuple[date, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
+class Digest(Struct, frozen=True):
     """The one message of a run to a channel, as data.
 
     `done` of `total` slices (or reports) succeeded: those of the run, and when the subject is `succeeded` all that the
@@ -100,8 +98,7 @@ class Digest:
 ItemStatus = Literal["done", "failed", "left"]
 
 
-@dataclass(frozen=True, slots=True)
-class AlertFailure:
+class AlertFailure(Struct, frozen=True):
     """Why something failed. `connection` is the one at fault; `message` and `lines` of the run's log hold no secret.
 
     `remedy` is a command; `advice` says what to do before it, or `try again`. `of_work`: the load itself is at fault,
@@ -117,8 +114,7 @@ class AlertFailure:
     lines: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Struct, frozen=True):
     """A slice of a load, or (without a shard) the refresh of a report."""
 
     kind: Literal["load", "report"]
@@ -129,8 +125,7 @@ class Item:
     failure: AlertFailure | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """What stopped a command: a broken configuration, a held lock, a lost database, a death.
 
     `passing`: it is over, as a death is, and never recovers. `works` are the loads and reports of the command; empty
@@ -143,8 +138,7 @@ class Stop:
     works: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """The result of one invocation of a command, which started at `began`.
 
     `completed`: the command came to its end, so that an earlier stop is over. `missing` are shards that a refreshed

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Literal, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.alerts.digest import (
     AlertFailure,
@@ -41,8 +43,7 @@ _LOOK_BACK = timedelta(days=30)
 _Task = tuple[str, str, "date | None"]
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelScope:
+class ChannelScope(Struct, frozen=True):
     """What a channel covers. Without a sessions database `execute` is None, and only the run counts."""
 
     project: Project
@@ -165,8 +166,7 @@ class Streak(NamedTuple):
 Streaks = Mapping[tuple[str, str], Streak]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """The digest for a channel, if any; the failures that it reports; what the channel's state loses (`forget`)."""
 
     digest: Digest | None

@@ -12,16 +12,18 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from dwhctl.core.files import append, read_text, write_whole
 
 
-@dataclass(frozen=True, slots=True)
-class FailureKey:
+class FailureKey(Struct, frozen=True):
     """One shard that fails for one reason on one day.
 
     `work` is the load or report, or a command that was stopped; a report and a command have no shard. `day` is the date
@@ -50,8 +52,7 @@ class FailureKey:
         return replace(self, day=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Notified:
+class Notified(Struct, frozen=True):
     """When a channel was notified of a failure, and how.
 
     `recovered`: the shard succeeded since, and others of its reason did not.
@@ -80,8 +81,7 @@ Failing = Mapping[FailureKey, bool]
 GoodDays = Mapping[tuple[str, str], frozenset[date | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class StateChange:
+class StateChange(Struct, frozen=True):
     """What a run means for a channel: failures that are new, due again, recovered, and the state afterwards.
 
     `announced` are those of the recovered that the channel was notified of, or will be. `state` is without any

@@ -9,10 +9,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
+
+from msgspec import Struct
 
 from dwhctl.core.errors import AttemptError, ConfigError, DwhctlError, InternalError, TargetBusyError
 from dwhctl.core.secrets import Secret
@@ -42,8 +43,7 @@ _CONNECTIONS_AT_ONCE = 8
 _SLOT_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class RoundTrip:
+class RoundTrip(Struct, frozen=True):
     """The result of one round trip; the fields are the columns of the listing, and of the JSON result."""
 
     connection: str

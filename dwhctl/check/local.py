@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from msgspec import Struct
+
 from dwhctl.airflow.writing import EXPORTS
 from dwhctl.core.files import closed_to, user_name
 from dwhctl.core.words import did_you_mean, shown_path, shown_text
@@ -244,8 +246,7 @@ _MODE_READ, _WRITE, _ENTER = 4, 2, 1
 _EVERYBODY = "every user of this machine"
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(Struct, frozen=True):
     what: str
     path: Path
     #: Whether others may read it.

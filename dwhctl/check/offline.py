@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.alerts.channels import open_channel, render
 from dwhctl.alerts.digest import sample_digests
@@ -162,8 +164,7 @@ def _check_alert(project: Project, alert: Alert, day: date, found: list[str]) ->
 _TIMEOUT = timedelta(seconds=30)
 
 
-@dataclass(frozen=True, slots=True)
-class RenderedPart:
+class RenderedPart(Struct, frozen=True):
     """A part of what runs: its statements in their order, and a description with the connection."""
 
     name: str

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import partial
 from itertools import chain
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.core.columns import SERVICE_FIELDS, Column
 from dwhctl.core.errors import (
@@ -53,8 +55,7 @@ _SHOWN_SHARDS = 5
 _CONNECTION = (ConnectError, LoginRefusedError)
 
 
-@dataclass(frozen=True, slots=True)
-class CheckFinding:
+class CheckFinding(Struct, frozen=True):
     """One line of the result.
 
     What is `wrong` makes loads fail, or is wrong in the warehouse; a `note` needs no action; the rest is a warning.

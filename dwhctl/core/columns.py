@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,8 +32,7 @@ class Kind(enum.StrEnum):
     TIMESTAMPTZ = "timestamp with time zone"
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """A declared column: `type` is its Arrow type, `declared` its type in the system's own words.
 
     A target's column may hold less than its Arrow type: no text or binary value of more than `octets` octets, none

@@ -66,9 +66,14 @@ def read_text(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file of the state folder, never through a symbolic link. Raise OSError."""
-    with _opened(path, "wb", os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
-        file.write(text.encode("utf-8", "backslashreplace"))
+    """Write a file of the state folder, never through a symbolic link, in place. Raise OSError.
+
+    What it held beyond the text becomes line ends: to cut it off waits for the file system's journal, which other
+    programs may keep busy.
+    """
+    with open_for_update(path) as file:
+        octets = text.encode("utf-8", "backslashreplace")
+        file.write(octets.ljust(os.fstat(file.fileno()).st_size, b"\n"))
 
 
 def open_for_update(path: Path) -> BinaryIO:

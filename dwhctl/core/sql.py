@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _BLOCK = re.compile(r"^-- name: (.+)$", re.MULTILINE)
 _COMMENT_LINE = re.compile(r"^\s*--.*\n?", re.MULTILINE)
@@ -33,8 +34,7 @@ _NO_BIND_AFTER = "])}'\":"
 _SUBSCRIPT_AFTER = "])\"'"
 
 
-@dataclass(frozen=True, slots=True)
-class BindPosition:
+class BindPosition(Struct, frozen=True):
     """A bind parameter `:name` in `sql[start:end]`, on a line counted from 1."""
 
     name: str
@@ -43,8 +43,7 @@ class BindPosition:
     line: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(Struct, frozen=True):
     kind: str  # text | comment | quoted | bind | end
     start: int
     end: int

@@ -10,9 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain, count
 from typing import TYPE_CHECKING, TypeVar, cast
+
+from msgspec import Struct
 
 from dwhctl.core.errors import ExitCode, Interrupted
 
@@ -54,8 +55,7 @@ def within(seconds: float, work: Callable[[], Result], give_up: Callable[[], Non
     return future.result()
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """The process waits for what `text` says; an empty text: this wait is over."""
 
     key: int
@@ -248,11 +248,16 @@ _END = object()
 _Item = TypeVar("_Item")
 
 
-def ahead(items: Iterator[_Item], most: int = 1) -> Generator[_Item]:
+def ahead(items: Iterator[_Item], most: int = 1, *, after: int = 0) -> Generator[_Item]:
     """Yield the items, while a thread makes up to `most` of the next ones.
 
+    The first `after` items are made when they are asked for: where there are no more, no thread is started.
     Close it: then nothing of `items` runs any more. An error of `items` is raised in the place of its item.
     """
+    for _ in range(after):
+        if (item := next(items, _END)) is _END:
+            return
+        yield cast("_Item", item)
     from concurrent.futures import ThreadPoolExecutor  # not at start-up
 
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:

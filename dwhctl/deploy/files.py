@@ -9,11 +9,11 @@ import pwd
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from msgspec import Struct
 
 from dwhctl.core.errors import UsageError
 from dwhctl.core.files import write_whole
@@ -44,8 +44,7 @@ _POD_FOLDERS = ("config", "sql")
 _PRIVATE = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - what PrivateTmp hides
 
 
-@dataclass(frozen=True, slots=True)
-class UnitOptions:
+class UnitOptions(Struct, frozen=True):
     """What the units of systemd need to know. `user` None is the owner of the project's folder."""
 
     program: Sequence[str]
@@ -54,8 +53,7 @@ class UnitOptions:
     env_file: Path = Path("/etc/dwhctl.env")
 
 
-@dataclass(frozen=True, slots=True)
-class PodOptions:
+class PodOptions(Struct, frozen=True):
     """What the CronJobs need to know. Without `config_map` the image holds the project."""
 
     image: str
@@ -65,8 +63,7 @@ class PodOptions:
     secret: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
+class Files(Struct, frozen=True):
     """The files by name, each with the first line `mark`, and what their reader should know."""
 
     mark: str

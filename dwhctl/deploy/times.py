@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
 from typing import cast
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
+from msgspec import Struct
 
 from dwhctl.core.errors import UsageError
 from dwhctl.core.words import quoted
@@ -64,8 +64,7 @@ def starting_deadline(schedule: str) -> int:
     return int(min(_MOST_MISSED * shortest, _LATEST_START).total_seconds())
 
 
-@dataclass(frozen=True, slots=True)
-class _Fields:
+class _Fields(Struct, frozen=True):
     """The values of a schedule's fields, Sunday as 0. `either`: the day or the weekday must fit, not both."""
 
     minutes: Collection[int]

@@ -8,6 +8,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -245,19 +246,32 @@ class Attempts:
 
     def open(self, attempts: Sequence[Attempt[JobT, RunnerT]], workers: Iterable[int | None] = ()) -> None:
         """Open the sessions of attempts that begin now; `workers` are the numbers of their workers."""
-        jobs = [attempt.job for attempt in attempts]
-        ids = self._open(jobs, [attempt.token for attempt in attempts], tuple(workers) or (None,) * len(jobs))
-        now = time.monotonic()
-        for attempt, etl_id in zip(attempts, ids, strict=True):
-            attempt.etl_id, attempt.opened = etl_id, now
+        with self.opening(attempts, workers):
+            pass
 
-    def _open(
+    @contextmanager
+    def opening(
+        self, attempts: Sequence[Attempt[JobT, RunnerT]], workers: Iterable[int | None] = ()
+    ) -> Iterator[None]:
+        """Do what `open` does, for attempts that begin in the block: the sessions are written at its end.
+
+        Nothing that begins in it may be published before.
+        """
+        jobs, tokens = [attempt.job for attempt in attempts], [attempt.token for attempt in attempts]
+        with self._opening(jobs, tokens, tuple(workers) or (None,) * len(jobs)) as ids:
+            now = time.monotonic()
+            for attempt, etl_id in zip(attempts, ids, strict=True):
+                attempt.etl_id, attempt.opened = etl_id, now
+            yield
+
+    @contextmanager
+    def _opening(
         self,
         jobs: Sequence[Job],
         tokens: Iterable[str],
         workers: Iterable[int | None],
         started: datetime | None = None,
-    ) -> Sequence[int]:
+    ) -> Iterator[Sequence[int]]:
         started = started or datetime.now(UTC)
         for job in jobs:
             job.attempt += 1
@@ -268,12 +282,10 @@ class Attempts:
             )
             for job, token, worker in zip(jobs, tokens, workers, strict=True)
         ]  # fmt: skip
-        if not self.store.joins_writes:
-            return self.store.open(new)
-        closed = self._take_closed()
-        ids = self.store.open(new, [closing for closing, _ in closed])
+        closed = self._take_closed() if self.store.joins_writes else []
+        with self.store.opening(new, [closing for closing, _ in closed]) as ids:
+            yield ids
         self._announce(event for _, event in closed)
-        return ids
 
     def close(
         self,
@@ -298,7 +310,9 @@ class Attempts:
         With `retry_in` it is tried again after so many seconds.
         """
         state = State.FAILED if retry_in is None else State.UP_FOR_RETRY
-        ids = self._open(jobs, [uuid.uuid4().hex for _ in jobs], [None] * len(jobs), since)
+        tokens = [uuid.uuid4().hex for _ in jobs]
+        with self._opening(jobs, tokens, [None] * len(jobs), since) as ids:
+            pass
         seconds = (datetime.now(UTC) - since).total_seconds() if since is not None else 0.0
         for job, etl_id in zip(jobs, ids, strict=True):
             self._close(job, etl_id, state, seconds, failure, retry_in=retry_in)

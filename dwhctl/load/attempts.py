@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dwhctl.core.errors import QuarantinedError, WorkerDiedError
 from dwhctl.core.waiting import Wait, retry_seconds
@@ -104,14 +108,14 @@ class InWorker:
 
     worker: Worker
     parts: Parts | None = None
-    at_work: dict[Worker, tuple[Slot, ...]] = field(default_factory=dict)
+    at_work: dict[Worker, tuple[Slot, ...]] = dataclasses.field(default_factory=dict)
     slots_waited: float = 0.0
     given: float | None = None
     ended_before: int = 0
     answered: bool = False
     put_off: bool = False
     group: PublishGroup | None = None
-    filled: Mapping[str, str] = field(default_factory=dict)
+    filled: Mapping[str, str] = dataclasses.field(default_factory=dict)
     failed_in: str | None = None
     direct: DirectPublication | None = None
     kept: tuple[bool, bool] = (False, False)
@@ -213,8 +217,7 @@ class Doubts:
             self._attempts.close(attempt, State.RUNNING, outcome.failure)
 
 
-@dataclass(frozen=True, slots=True)
-class SliceParts:
+class SliceParts(Struct, frozen=True):
     """The parts that the loop over slices uses."""
 
     pool: WorkerPool
@@ -244,8 +247,12 @@ class SliceStarter:
         self._publisher = parts.publisher
         self._delivered = parts.delivered
 
-    def start(self, now: float) -> list[SliceAttempt]:
-        """Take as many jobs as there are workers and slots for, and open their sessions."""
+    def start(self, now: float) -> Iterator[SliceAttempt]:
+        """Take as many jobs as there are workers and slots for, open their sessions, and yield them.
+
+        Processes begin while the sessions are being written, which takes the disk some time: the publisher hears of
+        what they stage from the thread that writes. What works in this thread, or on a cluster, begins afterwards.
+        """
         loop = self._loop
         loop.blocked, loop.lacking = False, ()
         started: list[SliceAttempt] = []
@@ -262,8 +269,11 @@ class SliceStarter:
             loop.blocked, loop.lacking = True, loop.lacking or (WORKERS,)
         loop.blocked &= self._jobs.has_queued
         if started:
-            loop.attempts.open(started, [self._pool.number(attempt.runner.worker) for attempt in started])
-        return started
+            workers = [attempt.runner.worker for attempt in started]
+            beside = all(worker.keeps for worker in workers)
+            with loop.attempts.opening(started, map(self._pool.number, workers)):
+                yield from started if beside else ()
+            yield from () if beside else started
 
     def note_start(self) -> None:
         """Announce that the run waits for its first worker."""

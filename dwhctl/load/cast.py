@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.core.columns import OWN_COLUMNS, SERVICE_FIELDS, Column, Kind
 from dwhctl.core.errors import OutsideSliceError, SchemaDriftError, ValueRefusedError
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from dwhctl.runtime.messages import Delivered
 
 
-@dataclass(frozen=True, slots=True)
-class Constraint:
+class Constraint(Struct, frozen=True):
     """A constraint of one column: `breaks` returns for each value whether it breaks it; `reason` is for the message."""
 
     breaks: Callable[[pa.Array], pa.Array]

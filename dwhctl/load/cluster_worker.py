@@ -18,6 +18,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from dwhctl import __version__
 from dwhctl.core.secrets import Secret, mask, mask_python
 from dwhctl.core.start import protect_memory_and_files
@@ -51,8 +53,7 @@ class SealedOrder:
     packages: dict[str, str | None] = field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why a worker did not work on an order."""
 
     why: str

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 
 import pyarrow as pa
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import TargetRefusedError
@@ -24,8 +25,7 @@ _DIGITS_OF_BITS = {8: 3, 16: 5, 32: 10, 64: 19}
 _MOMENTS = (Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
 
 
-@dataclass(frozen=True, slots=True)
-class Misfit:
+class Misfit(Struct, frozen=True):
     """A column whose values may not all fit. Where `certain`, none of them fits."""
 
     what: str

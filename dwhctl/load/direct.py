@@ -13,8 +13,9 @@ from __future__ import annotations
 from concurrent.futures import BrokenExecutor, CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
+
+from msgspec import Struct
 
 from dwhctl.core.errors import StagingError, TargetError, TargetRefusedError
 from dwhctl.core.faults import reach
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
 _LAST_WORD_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class EndOrder:
+class EndOrder(Struct, frozen=True):
     """The order to a worker to end the transaction of a token."""
 
     token: str

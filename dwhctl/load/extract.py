@@ -9,15 +9,16 @@ It touches neither the target table nor the sessions table, and it never raises.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+from msgspec.structs import replace
 
 from dwhctl.core.columns import Column
 from dwhctl.core.errors import DoubledKeyError
@@ -84,7 +85,7 @@ def stage_slice(order: StageOrder) -> StageResult:
         KEPT.close()
         failure = Failure.of(error)
         if order.step is Step.KEYS and isinstance(error, DoubledKeyError):
-            failure = replace(failure, permanent=False)
+            failure = dataclasses.replace(failure, permanent=False)
         return StageResult(order.token, failure=failure, seconds=clock.seconds, failed_in=clock.failed_in)
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from dwhctl.core.errors import ConnectError, SourceError, TimedOutError
 from dwhctl.project.days import format_duration

@@ -6,16 +6,19 @@ costs itself only. `Publisher` is the thread of the parent that does it, beside 
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.core import errors
 from dwhctl.core.faults import reach
@@ -37,8 +40,7 @@ _SLOT_POLL_SECONDS = 0.02
 _FINISH_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Struct, frozen=True):
     """The outcome of one staged slice: published, or the failure.
 
     `commit_error` is why COMMIT failed, while it is not known whether it happened: then the slice is neither loaded nor
@@ -55,8 +57,7 @@ class Published:
         return self.commit_error is not None
 
 
-@dataclass(frozen=True, slots=True)
-class PublishRules:
+class PublishRules(Struct, frozen=True):
     """How to publish. `fence` is called right before each commit and raises when this run may not publish any more.
 
     `delivered` says which columns a slice must not fill with NULL; without it none is refused for that. `place` is
@@ -99,7 +100,7 @@ def _in_doubt(commit_error: Failure | None, error: errors.AttemptError) -> Failu
         )
     )
     # Whether this run looks it up again: a server that refuses a login refuses the next one.
-    return replace(failure, permanent=error.permanent)
+    return dataclasses.replace(failure, permanent=error.permanent)
 
 
 def _publish_together(
@@ -196,8 +197,7 @@ def _happened(target: Target, table: str, slices: Sequence[StagedSlice]) -> bool
     return target.published_rows(table, list(filled)) == filled
 
 
-@dataclass(frozen=True, slots=True)
-class GroupPublished:
+class GroupPublished(Struct, frozen=True):
     """A part of a group was published, or not: the outcome of each slice."""
 
     group: PublishGroup
@@ -205,8 +205,7 @@ class GroupPublished:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnsAdded:
+class ColumnsAdded(Struct, frozen=True):
     """New columns were added to the target's table, or could not be; `columns` are those that it has now."""
 
     load: Load
@@ -214,16 +213,14 @@ class ColumnsAdded:
     failure: Failure | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LookedUp:
+class LookedUp(Struct, frozen=True):
     """The outcome of a commit in doubt, slice by slice: some may still be in doubt."""
 
     doubt: Doubt
     outcomes: list[Published]
 
 
-@dataclass(frozen=True, slots=True)
-class PublisherDied:
+class PublisherDied(Struct, frozen=True):
     """The thread ended: the sessions database was lost, or dwhctl has a defect."""
 
     error: BaseException

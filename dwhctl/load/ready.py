@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from dwhctl.core.errors import AttemptError, ConfigError, NotReady, QueryError, TimedOutError
 from dwhctl.core.waiting import Wait
@@ -64,8 +65,7 @@ def is_true(value: object) -> bool:
     return value is not None
 
 
-@dataclass(frozen=True, slots=True)
-class ReadyChecked:
+class ReadyChecked(Struct, frozen=True):
     """The result of a check."""
 
     check: ReadyCheck

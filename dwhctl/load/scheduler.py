@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from dwhctl.core import errors
 from dwhctl.engine.jobs import JobQueue
@@ -42,8 +44,7 @@ _MOST_STAGED = 4 * MAX_SLICES
 _MAX_ADDITIONS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Staged:
+class Staged(Struct, frozen=True):
     """A worker has carried out an order of an attempt."""
 
     attempt: SliceAttempt
@@ -314,7 +315,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             retries = self.attempts.retries(self._first(name).config)
             if self._breaker.is_given_up(name, retries):
                 failure = Failure.of(errors.ParkedError(f"connection {name} is parked: {reason.message}"))
-                failure = replace(failure, connection=name, cause=reason)
+                failure = dataclasses.replace(failure, connection=name, cause=reason)
                 jobs = [*self.jobs.drain(name), *self._unready.drain(name)]
                 self.attempts.fail_unstarted(jobs, failure)
 
@@ -356,7 +357,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._adding.remove(job)
         if event.failure is None:
             table = self._tables[event.load.name]
-            self._tables[event.load.name] = replace(table, columns=event.columns)
+            self._tables[event.load.name] = dataclasses.replace(table, columns=event.columns)
             self._groups.close(event.load)
             self.jobs.put(job, first=True)
         elif self.may_retry(job, event.failure):

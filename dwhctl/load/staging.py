@@ -20,6 +20,8 @@ from math import inf
 from statistics import median
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from dwhctl.runtime.messages import Failure
 from dwhctl.systems.base.target import StagedSlice, StagingGroup, Target
 
@@ -222,8 +224,7 @@ class Groups:
 _AT_ONCE = 4
 
 
-@dataclass(frozen=True, slots=True)
-class GroupOpened:
+class GroupOpened(Struct, frozen=True):
     """A group's staging object was made, or could not be."""
 
     group: PublishGroup

@@ -18,11 +18,12 @@ import socket
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from importlib.abc import MetaPathFinder
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
+
+from msgspec.structs import replace
 
 from dwhctl.core.secrets import mask_python
 from dwhctl.core.waiting import ENDING_SIGNALS

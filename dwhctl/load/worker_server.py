@@ -22,9 +22,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TypeVar
+
+from msgspec import Struct
 
 from dwhctl.core.errors import WorkersError
 from dwhctl.core.files import closed_to
@@ -63,13 +64,11 @@ serve(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[4:])
 """
 
 
-@dataclass(frozen=True, slots=True)
-class WorkersReady:
+class WorkersReady(Struct, frozen=True):
     """An event: workers can be forked now, or it is known that they cannot."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceAnswered:
+class SourceAnswered(Struct, frozen=True):
     """An event: the source of a worker's task has answered a query, so the worker does not wait for its login."""
 
     worker: ProcessWorker

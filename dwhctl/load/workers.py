@@ -9,10 +9,11 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import BrokenExecutor, Future
-from dataclasses import dataclass
 from itertools import count
 from math import ceil, inf, sqrt
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from msgspec import Struct
 
 from dwhctl.core.errors import WorkersError
 from dwhctl.load.worker_process import close_in_worker
@@ -112,8 +113,7 @@ class Demand:
         return inf if self._since is None else self._since + _STALL_SECONDS
 
 
-@dataclass(frozen=True, slots=True)
-class KeptSlots:
+class KeptSlots(Struct, frozen=True):
     """The slots of the connections that a worker keeps open, to source and target; None for one that it does not."""
 
     names: tuple[str, ...] = ()

@@ -13,11 +13,12 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Self, TypeVar
+
+from msgspec import Struct
 
 from dwhctl.core.errors import UsageError
 from dwhctl.project.days import make_slice
@@ -71,8 +72,7 @@ class SliceStatus(enum.StrEnum):
 NOT_EXPECTED = (SliceStatus.BEFORE_START, SliceStatus.AFTER_END)
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True):
     """One slice.
 
     `over`: it is expected, and its day has ended. `started` and `session`: the start and the id of its latest session,
@@ -110,8 +110,7 @@ _NOT_YET = Cell(SliceStatus.NOT_YET, complete=False, over=False, started=None)
 _MISSING = Cell(SliceStatus.MISSING, complete=False, over=True, started=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """The slices of one load and shard, one for each day of the coverage."""
 
     load: Load
@@ -129,8 +128,7 @@ def completeness(rows: Iterable[Row]) -> tuple[int, int]:
     return sum(over), len(over)
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
+class Coverage(Struct, frozen=True):
     """The slices of some loads over some days. Rows come in the order of the configuration."""
 
     days: tuple[date, ...]
@@ -228,8 +226,7 @@ def _cell(latest: Latest | None, end: datetime, now: datetime) -> Cell:
     return Cell(status, complete, over, started, session)
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """One day of several slices: how many of those expected are complete, and the worst status."""
 
     worst: SliceStatus
@@ -266,8 +263,7 @@ def _mark(cells: Sequence[Cell]) -> Mark:
     return Mark(worst, sum(complete), expected, max(over - sum(complete), 0))
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(Struct, frozen=True):
     """Days from `start` to `end`, both included, of which no slice of these shards is complete."""
 
     load: str

@@ -11,10 +11,11 @@ from __future__ import annotations
 import enum
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
+
+from msgspec import Struct
 
 from dwhctl.monitor.coverage import (
     Coverage,
@@ -70,8 +71,7 @@ class SlaState(enum.StrEnum):
     OPEN = "open"  # nothing of it is expected yet
 
 
-@dataclass(frozen=True, slots=True)
-class Late:
+class Late(Struct, frozen=True):
     """The slices of a task that missed their deadline, from `oldest` to `newest`; `since` is the first deadline."""
 
     oldest: date
@@ -80,8 +80,7 @@ class Late:
     since: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Struct, frozen=True):
     """One shard of a load, or a report (with an empty `shard`).
 
     `is_old`: its last success is older than `max_age`, or it has none; `old_since` is when that began, if it is known.
@@ -99,8 +98,7 @@ class Task:
         return self.late is not None or self.is_old
 
 
-@dataclass(frozen=True, slots=True)
-class Sla:
+class Sla(Struct, frozen=True):
     """The deadline and the max_age of a load or report, and its tasks. `command` loads what is missing."""
 
     kind: Literal["load", "report"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
+
+from msgspec import Struct
 
 from dwhctl.core.errors import UsageError
 from dwhctl.monitor.coverage import SliceStatus, grouped, sessions_of, status_of
@@ -14,8 +15,7 @@ from dwhctl.sessions import Session
 from dwhctl.sessions.history import find_run
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(Struct, frozen=True):
     """One session on its worker's lane: busy from `start` to `end`, then waiting to be published until `closed`."""
 
     session: Session
@@ -45,8 +45,7 @@ class Bar:
         return (self.closed - self.end).total_seconds() if is_known else None
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(Struct, frozen=True):
     """The sessions of one worker, in order; or the attempts of a report, which has no worker.
 
     `worker` is None for sessions that had no worker, or do not say which.
@@ -57,8 +56,7 @@ class Lane:
     report: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
+class Timeline(Struct, frozen=True):
     """A run from its first session's start to its last one's end (or now)."""
 
     run_id: str

@@ -10,9 +10,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
+
+from msgspec import Struct
 
 from dwhctl.alerts.delivery import Delivery
 from dwhctl.alerts.digest import AlertFailure, Item, Outcome, RunKind
@@ -33,8 +34,7 @@ from dwhctl.sessions import open_if_there, open_store
 _LOCK = {"dwhctl.watch": "a watch is running"}
 
 
-@dataclass(frozen=True, slots=True)
-class WatchReport:
+class WatchReport(Struct, frozen=True):
     """What a watch found, and the messages that it sent."""
 
     slas: Sequence[Sla]

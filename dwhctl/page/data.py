@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+
+from msgspec import Struct
 
 from dwhctl.alerts.outbox import Listed, Outbox
 from dwhctl.core.errors import UsageError
@@ -49,8 +50,7 @@ _MOST_OF_DAY = 5_000
 _ALERTS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class PageReport:
+class PageReport(Struct, frozen=True):
     """A report: its last session, what it needs of yesterday, and its deadline.
 
     `day` is the day of its last refresh if that succeeded. `loaded_after`: shards whose slices of yesterday were first
@@ -76,16 +76,14 @@ class PageReport:
         return self.is_refreshed and not self.loaded_after and all(not need.missing for need in self.needs)
 
 
-@dataclass(frozen=True, slots=True)
-class PageRun:
+class PageRun(Struct, frozen=True):
     """A run, with its timeline where it is one of the last and small enough."""
 
     run: PastRun
     timeline: Timeline | None
 
 
-@dataclass(frozen=True, slots=True)
-class PageContent:
+class PageContent(Struct, frozen=True):
     """Everything that the page shows. `grid` is None where no load has days."""
 
     project: Project

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime
+
+from msgspec import Struct
 
 from dwhctl.core.errors import DwhctlError
 from dwhctl.monitor.coverage import Coverage, Gap, fill_command, find_gaps, fold_shards, grouped
@@ -26,8 +27,7 @@ _LOG_LINES = 6
 _MOST_LOG = 8 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class FailingGroup:
+class FailingGroup(Struct, frozen=True):
     """Tasks of one load that fail for the same reason, or a report: since when, why, and what to type.
 
     `last` is the session that failed last.
@@ -47,8 +47,7 @@ class FailingGroup:
     retried: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SessionDetails:
+class SessionDetails(Struct, frozen=True):
     """What is known of a session beside its row: the end of its log, the bounds and the text of its query."""
 
     lines: tuple[str, ...] = ()
@@ -56,8 +55,7 @@ class SessionDetails:
     sql: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PageGap:
+class PageGap(Struct, frozen=True):
     """Days that the same shards of a load lack, and the command that fills them."""
 
     gap: Gap

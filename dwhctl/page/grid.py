@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from zoneinfo import ZoneInfo
+
+from msgspec import Struct
 
 from dwhctl.monitor.coverage import Cell, Coverage, Row, SliceStatus, completeness, grouped, marks_of
 
@@ -37,8 +38,7 @@ _WITH_REASON = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PageCell:
+class PageCell(Struct, frozen=True):
     """One cell: its letter, its class, its session (None: it has none, or it is good) and when that began."""
 
     letter: str
@@ -48,8 +48,7 @@ class PageCell:
     started: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PageLine:
+class PageLine(Struct, frozen=True):
     """One line: a shard, or all shards of a server or a load (with an empty `shard`)."""
 
     load: str
@@ -64,8 +63,7 @@ class PageLine:
         return "".join(sorted({cell.letter for cell in self.cells}))
 
 
-@dataclass(frozen=True, slots=True)
-class GridTable:
+class GridTable(Struct, frozen=True):
     """The lines of one load (or of all loads): those with gaps, and those without."""
 
     title: str
@@ -80,8 +78,7 @@ class GridTable:
         return self.complete == self.expected
 
 
-@dataclass(frozen=True, slots=True)
-class PageGrid:
+class PageGrid(Struct, frozen=True):
     """The grid: its days, its tables, the statuses that it has, and whether its lines are folded."""
 
     days: tuple[date, ...]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from msgspec import Struct
 
 from dwhctl.core.errors import DwhctlError
 from dwhctl.core.files import write_whole
@@ -46,8 +46,7 @@ _WIDTH = 1_000
 _CLOSE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class DrawnBar:
+class DrawnBar(Struct, frozen=True):
     """A bar of a timeline in thousandths of its width, and the class of its colour."""
 
     x: int

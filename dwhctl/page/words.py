@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
 from typing import Literal
+
+from msgspec import Struct
 
 from dwhctl.core.words import counted, first_of, shown_time
 from dwhctl.cron import fire_times, jobs_of, machine_zone
@@ -21,8 +22,7 @@ from dwhctl.verify.last import LastVerify
 _STARTS = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Headline:
+class Headline(Struct, frozen=True):
     """The sentences on top; `mood` is the worst of them."""
 
     mood: Literal["good", "warn", "bad"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
+
+from msgspec import Struct
 
 from dwhctl.core.errors import UsageError
 from dwhctl.core.words import quoted
@@ -27,8 +28,7 @@ _AGO = re.compile(r"-(\d{1,6})d", re.ASCII)
 _ONE_DAY = timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(Struct, frozen=True):
     """The rows of one load, one shard, one day: half-open `[start, end)`.
 
     `start` and `end` are naive, as in the column; `start_at` and `end_at` are the same bounds as instants in UTC.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from msgspec import Struct, field
 from pydantic import AfterValidator, Field, model_validator
 
 from dwhctl.core.words import quoted
@@ -283,8 +283,7 @@ def _has_room(body: Any, path: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """An endpoint rendered for one slice: what the first page is asked for with."""
 
     endpoint: Endpoint

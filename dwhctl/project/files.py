@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
+
+from msgspec import Struct, field
 
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
@@ -96,8 +98,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-@dataclass(frozen=True, slots=True)
-class FromEnvironment:
+class FromEnvironment(Struct, frozen=True):
     """A value of the environment: its variable, the name that it is for, and its text."""
 
     variable: str
@@ -206,8 +207,7 @@ def _typed(model: type[Table], key: str, text: str) -> Any:
     return text.split(",") if tuple in kinds else text
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
+class Defaults(Struct, frozen=True):
     """The values of a table of defaults, and its place."""
 
     place: Place

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date, time, timedelta
 from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
+from msgspec import Struct
 from pydantic import AfterValidator, Field, model_validator
 
 from dwhctl.core.columns import SERVICE_FIELDS
@@ -191,8 +191,7 @@ class ShardEntry(TableWithoutUrls):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
+class Shard(Struct, frozen=True):
     """One source database behind a connection."""
 
     name: str

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
 
 from dwhctl.core.errors import UsageError
 from dwhctl.core.sql import find_binds, split_statements
@@ -202,16 +204,14 @@ def _refuse_create(project: Project, load: Load, shadow: Load) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RowSource:
+class RowSource(Struct, frozen=True):
     """The source of a report's rows: the name of a view or table, or a query, which is one SELECT."""
 
     text: str
     is_query: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ReportSql:
+class ReportSql(Struct, frozen=True):
     """The SQL of a refresh: the statements of `create`, and the source for the replacement."""
 
     source: RowSource

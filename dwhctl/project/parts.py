@@ -6,12 +6,14 @@ ends with it; by ranges the first has no lower bound, the last no upper one, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Context, Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.core.sql import same_but_comments
 from dwhctl.project.names import declared_at
@@ -110,8 +112,7 @@ _EXACT = Context(prec=100)
 KeyValue = int | Decimal | date
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRange:
+class KeyRange(Struct, frozen=True):
     """The rows whose `column` is in `[low, high)`. None is no bound; without a lower one NULL is in the range too."""
 
     column: str

@@ -68,10 +68,10 @@ def line_of(path: Path, root: Path, line: int | None) -> Place:
 
 def source_text(path: Path, root: Path) -> str:
     """Return the text of a file of the project. Raise ConfigError."""
-    place = line_of(path, root, None)
     try:
         return read_text(path, "utf-8-sig")
     except FileNotFoundError:
+        place = line_of(path, root, None)
         hint = ", or make a new project with: dwhctl init" if place == MAIN else ""
         raise place.error(f"the file is missing; create it{hint}") from None
     except UnicodeDecodeError as error:
@@ -79,7 +79,8 @@ def source_text(path: Path, root: Path) -> str:
         raise place.error("not UTF-8; save the file in the encoding UTF-8") from None
     except OSError as error:
         remedy = "give the user that runs dwhctl access"
-        raise place.error(f"the file cannot be read ({error.strerror}); {remedy}") from None
+        text = f"the file cannot be read ({error.strerror}); {remedy}"
+        raise line_of(path, root, None).error(text) from None
 
 
 @dataclass

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from dwhctl.core.errors import AttemptError
 
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from dwhctl.project.endpoint import Request
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Struct, frozen=True):
     """SQL with `:start` and `:end`, and the values of those that it uses.
 
     `slice_by` is the column of the bounds. If its type has instants, the source binds `instants`, the same bounds in

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from dwhctl.alerts.digest import RunKind
 from dwhctl.core.errors import UsageError
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshRequest:
+class RefreshRequest(Struct, frozen=True):
     """What the user asked for. Empty `reports` means every report.
 
     `wait` is for locks and needs. Without it no lock is waited for, and needs as long as the configuration says.
@@ -40,8 +40,7 @@ class RefreshRequest:
     scheduled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedReport:
+class PlannedReport(Struct, frozen=True):
     """One report to refresh, and how far the loads are that it needs."""
 
     report: Report

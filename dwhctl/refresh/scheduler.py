@@ -5,12 +5,15 @@ The loop checks what a report needs before it starts; until then the report wait
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from dwhctl.core import errors
 from dwhctl.core.waiting import Wait
@@ -75,8 +78,7 @@ class InThread:
 ReportAttempt = Attempt[ReportJob, InThread]
 
 
-@dataclass(frozen=True, slots=True)
-class Refreshed:
+class Refreshed(Struct, frozen=True):
     """The outcome of an attempt: rows, or the error. `is_settled`: the server does no more work for it."""
 
     attempt: ReportAttempt
@@ -85,8 +87,7 @@ class Refreshed:
     is_settled: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshRules:
+class RefreshRules(Struct, frozen=True):
     """How to refresh: how many at once, when the run began (monotonic), how long to wait for needs.
 
     Without `wait` the configuration says how long. `blocked` says which reports may not be refreshed, and why: a dead
@@ -236,7 +237,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
             doubt = errors.CommitInDoubtError(
                 f"a commit is in doubt, and the warehouse cannot be asked: {found.message}"
             )
-            return replace(Failure.of(doubt), permanent=found.permanent)
+            return dataclasses.replace(Failure.of(doubt), permanent=found.permanent)
         return Failure.of(error)
 
     def _ended(self, event: Refreshed) -> None:

@@ -21,6 +21,8 @@ from datetime import timedelta
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
+from msgspec import Struct
+
 from dwhctl.core.errors import (
     AttemptError,
     ConnectError,
@@ -249,8 +251,7 @@ class CircuitBreaker:
         return self._connections.setdefault(name, _Connection())
 
 
-@dataclass(frozen=True, slots=True)
-class Probed:
+class Probed(Struct, frozen=True):
     """The result of a probe."""
 
     connection: str

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 from fractions import Fraction
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.waiting import Waiting
@@ -21,8 +24,7 @@ if TYPE_CHECKING:
     from dwhctl.sessions.values import State
 
 
-@dataclass(frozen=True, slots=True)
-class RunStarted:
+class RunStarted(Struct, frozen=True):
     """The locks are held, dead runs are reaped, the slices are about to start.
 
     `seconds` is what slices took recently, by load and shard, as far as any were loaded.
@@ -33,8 +35,7 @@ class RunStarted:
     seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshStarted:
+class RefreshStarted(Struct, frozen=True):
     """The locks are held, dead runs are reaped, the reports are about to start."""
 
     run_id: str
@@ -45,8 +46,7 @@ class RefreshStarted:
 _SHOWN_SHARDS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Readiness:
+class Readiness(Struct, frozen=True):
     """How many slices of a needed load are complete for a day: of `expected` those of the shards `missing` are not.
 
     `over_at` is the end of the day in the last of these shards, where it is still to come.
@@ -78,8 +78,7 @@ class Readiness:
         return f"{done}, missing {shown}{more}" if self.missing else done
 
 
-@dataclass(frozen=True, slots=True)
-class ReportWaits:
+class ReportWaits(Struct, frozen=True):
     """A report waits for a load that it needs."""
 
     report: str
@@ -87,8 +86,7 @@ class ReportWaits:
     readiness: tuple[Readiness, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptEvent:
+class AttemptEvent(Struct, frozen=True):
     """Something happened to an attempt. A report has its name as `load`, and an empty `shard`."""
 
     load: str
@@ -98,53 +96,46 @@ class AttemptEvent:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class SliceWaits(AttemptEvent):
+class SliceWaits(AttemptEvent, frozen=True):
     """The `ready` of a slice is not true: it waits without a worker, at most `until`. `query` is the query's file."""
 
     query: str
     until: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class SliceReady(AttemptEvent):
+class SliceReady(AttemptEvent, frozen=True):
     """The `ready` of a slice that waited is true, after so many seconds of the run."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class SliceStarted(AttemptEvent):
+class SliceStarted(AttemptEvent, frozen=True):
     """An attempt was given to a worker. `slots_waited` is how long it waited for connections to be free."""
 
     etl_id: int | None = None
     slots_waited: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class ReportStarted(AttemptEvent):
+class ReportStarted(AttemptEvent, frozen=True):
     """An attempt at a report has begun."""
 
     etl_id: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SliceStaged(AttemptEvent):
+class SliceStaged(AttemptEvent, frozen=True):
     """A worker has staged a slice: its rows wait to be published. Only progress shows it, no log has it."""
 
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLogged(AttemptEvent):
+class WorkerLogged(AttemptEvent, frozen=True):
     """A library logged a message in a worker that was busy with the attempt."""
 
     etl_id: int
     message: LogMessage
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptClosed(AttemptEvent):
+class AttemptClosed(AttemptEvent, frozen=True):
     """A session was closed. `retry_at` is set when its job is tried again.
 
     With the state `running` it was left open, its commit in doubt: it is looked up at `retry_at`, or by the next run.
@@ -158,16 +149,14 @@ class AttemptClosed(AttemptEvent):
     etl_id: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SliceClosed(AttemptClosed):
+class SliceClosed(AttemptClosed, frozen=True):
     """A slice's session was closed. `steps` are the seconds of its steps; `failed_in` is the worker's that failed."""
 
     steps: Mapping[str, float] = field(default_factory=dict)
     failed_in: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ReportClosed(AttemptClosed):
+class ReportClosed(AttemptClosed, frozen=True):
     """A report's session was closed. `without` are the loads of which it lacks slices, or that have none that day."""
 
     without: tuple[Readiness, ...] = ()
@@ -179,8 +168,7 @@ ClosedFacts = tuple[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class SlicesPublished:
+class SlicesPublished(Struct, frozen=True):
     """A publication of staged slices has ended: the events of the slices show which were published."""
 
     load: str
@@ -192,23 +180,20 @@ class SlicesPublished:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(Struct, frozen=True):
     """Something a person should know: a reaped run, an open circuit breaker, an added column."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunReaped(Notice):
+class RunReaped(Notice, frozen=True):
     """A dead run was reaped. `holder` is what its lock's file describes, if anything."""
 
     run_id: str = ""
     holder: Holder | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RunEnded:
+class RunEnded(Struct, frozen=True):
     """The run has ended: its result is complete, its locks are still held."""
 
     result: RunResult
@@ -234,8 +219,7 @@ Event = (
 Listener = Callable[[Event], None]
 
 
-@dataclass(frozen=True, slots=True)
-class FailedSlice:
+class FailedSlice(Struct, frozen=True):
     """A slice that ended failed, or with its commit in doubt. `etl_id` is its last session."""
 
     load: str
@@ -263,23 +247,23 @@ class RunResult:
     retried: int = 0
     rows: int = 0
     seconds: float = 0.0
-    failures: list[FailedSlice] = field(default_factory=list)
+    failures: list[FailedSlice] = dataclasses.field(default_factory=list)
     #: The failures by reason: set at the run's end.
-    groups: list[FailureGroup] = field(default_factory=list)
-    step_seconds: dict[str, float] = field(default_factory=dict)
+    groups: list[FailureGroup] = dataclasses.field(default_factory=list)
+    step_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     #: The plan, if it left nothing to load: it says what was left out.
     empty_plan: Plan | None = None
     #: By load and column: the shards that lack the column and have never delivered it, so that it is NULL.
-    filled: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    filled: dict[tuple[str, str], set[str]] = dataclasses.field(default_factory=dict)
     day: date | None = None
     reports: tuple[str, ...] = ()
     #: The last session of each report that came to one.
-    closed: list[ReportClosed] = field(default_factory=list)
+    closed: list[ReportClosed] = dataclasses.field(default_factory=list)
     #: What goes to the channels, and what became of the messages that the run sent.
     outcome: Outcome | None = None
-    alerts: list[Delivery] = field(default_factory=list)
+    alerts: list[Delivery] = dataclasses.field(default_factory=list)
     #: Which pings failed, and why.
-    pings: list[str] = field(default_factory=list)
+    pings: list[str] = dataclasses.field(default_factory=list)
     #: What ended the run before its work was done, if anything did: an error, or a signal.
     stopped: str | None = None
     signal: ExitCode | None = None

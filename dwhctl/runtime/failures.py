@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.core import errors
 from dwhctl.core.words import shown_path
@@ -145,8 +147,7 @@ _STATEMENTS = (errors.QueryError, errors.TargetRefusedError)
 _OF_THE_REPORT = (errors.SchemaDriftError, errors.TooFewRowsError, errors.ValueRefusedError)
 
 
-@dataclass(frozen=True, slots=True)
-class FailureGroup:
+class FailureGroup(Struct, frozen=True):
     """Slices (or reports) that failed for one reason, with what to do.
 
     `advice` is `try again`, or what to correct first, as `correct sql/orders/extract.sql (line 3), then`; `command`

@@ -18,7 +18,6 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
+from msgspec import Struct
 
 from dwhctl.core.errors import LockHeldError, SessionsError, StateDirError, UsageError
 from dwhctl.core.files import denied, inside, read_text, tighten, write_text
@@ -54,8 +54,7 @@ _FEW_OTHER_FILES = 128
 _MOST_SIGNED = 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """The holder of a lock; its text is that of the lock's file."""
 
     pid: int
@@ -126,10 +125,7 @@ class Lock:
 
     def is_signed(self) -> bool:
         """Return whether the holder has signed."""
-        try:
-            return self.path.stat().st_size > 0
-        except OSError:
-            return False
+        return bool(_text_of(self.path).strip())
 
     def holder(self) -> Holder | None:
         """Return the holder of the lock, as far as its file describes it."""
@@ -164,10 +160,14 @@ def _remedy(path: Path, error: OSError) -> str:
 
 def holder_of(lock_file: Path) -> Holder | None:
     """Return the holder of the lock of this file, alive or dead. Return None when the file does not describe it."""
+    return Holder.of(_text_of(lock_file))
+
+
+def _text_of(lock_file: Path) -> str:
     try:
-        return Holder.of(read_text(lock_file, most=_MOST_SIGNED, follow=False, errors="replace"))
+        return read_text(lock_file, most=_MOST_SIGNED, follow=False, errors="replace")
     except OSError:
-        return None
+        return ""
 
 
 def work_names(work: Iterable[tuple[Load, date]]) -> dict[str, str]:

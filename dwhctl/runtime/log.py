@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -77,7 +76,7 @@ def line_of(event: events.Event, command: str) -> LogEntry | None:
             return library_line(event.message, _values(event, _ATTEMPT))
         case events.SlicesPublished():
             level: Level = "warning" if event.failed else "info"
-            names = [field.name for field in fields(event)]
+            names = event.__struct_fields__
             return LogEntry(level, "slices_published", _values(event, names))
         case events.SliceClosed():
             more = {"state": event.state.value, "steps": event.steps or None, "failed_in": event.failed_in}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import logging
 import pickle
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, field
 
 from dwhctl.core.columns import OWN_COLUMNS, SERVICE_FIELDS, Kind
 from dwhctl.core.errors import (
@@ -55,7 +58,7 @@ class TargetTable:
     columns: tuple[Column, ...]
     state_dir: Path
     timeout: timedelta = timedelta(minutes=30)
-    _pickled: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
+    _pickled: list[bytes] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def values(self) -> tuple[object, ...]:
@@ -97,8 +100,7 @@ def check_columns(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]
     return columns
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(Struct, frozen=True):
     """The columns that a shard has delivered before, in lower case, with their declared types."""
 
     shard: str
@@ -130,8 +132,7 @@ class Step(enum.Enum):
     KEYS = enum.auto()
 
 
-@dataclass(frozen=True, slots=True)
-class StageOrder:
+class StageOrder(Struct, frozen=True):
     """All that a worker needs to stage one slice: one attempt, one session, one token.
 
     `direct`: the worker replaces the slice in the table itself, in a transaction that the parent ends. An order of a
@@ -179,7 +180,7 @@ class Failure:
     about: About = About.SQL
     line: int | None = None
     place: str = ""
-    traceback: str | None = field(default=None, compare=False)
+    traceback: str | None = dataclasses.field(default=None, compare=False)
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
@@ -214,8 +215,7 @@ def _traceback(error: BaseException) -> str | None:
     return mask("".join(traceback.format_exception(error)))[-_MOST_TRACEBACK:]
 
 
-@dataclass(frozen=True, slots=True)
-class LogMessage:
+class LogMessage(Struct, frozen=True):
     """A warning or an error that a library logged, with the name of its logger."""
 
     at: datetime
@@ -224,8 +224,7 @@ class LogMessage:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class StageResult:
+class StageResult(Struct, frozen=True):
     """The result of a StageOrder. `seconds` is the time of each step; `failed_in` is the step that failed.
 
     `columns` are those of the source, `filled` those of the target that the source lacks and that are NULL: declared

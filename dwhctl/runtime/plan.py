@@ -6,9 +6,11 @@ import fnmatch
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.core.errors import UsageError
 from dwhctl.core.words import quoted
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
 Name = tuple[str, str, "date"]
 
 
-@dataclass(frozen=True, slots=True)
-class LoadRequest:
+class LoadRequest(Struct, frozen=True):
     """What the user asked for. Empty `loads` means every load, empty `shards` every shard."""
 
     days: tuple[date, ...]
@@ -47,8 +48,7 @@ class LoadRequest:
     scheduled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedSlice:
+class PlannedSlice(Struct, frozen=True):
     """One slice to load."""
 
     load: Load
@@ -66,8 +66,7 @@ class PlannedSlice:
         return self.load.name, self.slice.day
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """The slices in the order in which they start; what was left out is counted.
 
     `first_day` is the first day that a slice which was left out would have, if any was left out for its day.
@@ -281,8 +280,7 @@ _OF_EACH_SHARD = 20
 _OF_ALL = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
+class Past(Struct, frozen=True):
     """Mean seconds of the sessions of a load and shard, and how many sessions a run had open at once."""
 
     seconds: Mapping[tuple[str, str], float]
@@ -292,8 +290,7 @@ class Past:
 NO_PAST = Past({})
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(Struct, frozen=True):
     """About how many seconds a plan takes with so many workers; None when nothing like it was ever loaded."""
 
     seconds: float | None

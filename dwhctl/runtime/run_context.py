@@ -19,6 +19,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from msgspec import Struct
+
 from dwhctl.core.errors import AttemptError, LockHeldError, SessionsError, StateDirError
 from dwhctl.core.faults import reach
 from dwhctl.core.files import open_for_update, open_regular, remove_left_behind
@@ -48,8 +50,7 @@ _ETL_ID_LOCK_SECONDS = 10.0
 _MOST_BYTES = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(Struct, frozen=True):
     """The content of the file `etl_ids`."""
 
     highest: int = 0

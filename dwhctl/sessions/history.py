@@ -6,10 +6,11 @@ import difflib
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
 
 from dwhctl.core.errors import UsageError
 from dwhctl.core.files import is_run_id
@@ -26,8 +27,7 @@ USUAL_DAYS = 14
 USUAL_SESSIONS = 200_000
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """Which sessions: empty fields are no condition. With `shards` no report's session is found."""
 
     since: datetime
@@ -65,8 +65,7 @@ def recent_since(store: SessionStore, days_ago: datetime, most: int) -> tuple[da
     return (started, True) if is_limited else (days_ago, False)
 
 
-@dataclass(frozen=True, slots=True)
-class PastRun:
+class PastRun(Struct, frozen=True):
     """A run as its sessions show it.
 
     `slices` counts slices (of a refresh, reports), `loaded` to `running` count sessions: a slice that was tried again
@@ -123,8 +122,7 @@ def _run(run_id: str, loads: Sequence[Sequence[Any]]) -> PastRun:
 STEPS = 12
 
 
-@dataclass(frozen=True, slots=True)
-class TaskDurations:
+class TaskDurations(Struct, frozen=True):
     """Seconds of a task's successful sessions, in the order of the sessions. A report has no shard."""
 
     load: str

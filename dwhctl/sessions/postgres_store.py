@@ -254,9 +254,11 @@ class PostgresStore(SessionStore):
     def _begin(self) -> None:
         self._connection.execute("BEGIN")
 
-    def _write(
+    @contextmanager
+    def _written(
         self, doing: str, whats: Sequence[str], steps: Sequence[tuple[str, Mapping[str, object]]]
-    ) -> Rows:
+    ) -> Iterator[Rows]:
+        # One statement commits at once: one round trip less.
         [what], [(statement, values)] = whats, steps
         with self._operation(doing):
             faults.reach(f"sessions.{what}.begin")
@@ -265,7 +267,7 @@ class PostgresStore(SessionStore):
             except _CONFLICTS:
                 rows = self._executed_again(statement, values)
             faults.reach(f"sessions.{what}.done")
-        return rows
+        yield rows
 
     def _executed_again(self, statement: str, values: Mapping[str, object]) -> Rows:
         from tenacity import Retrying, retry_if_exception_type, stop_after_attempt  # not at start-up

@@ -15,11 +15,11 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
-from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
+
+from msgspec.structs import asdict
 
 from dwhctl import __version__
 from dwhctl.core import faults
@@ -41,9 +41,6 @@ from dwhctl.sessions.values import (
     cut_comment,
     successful,
 )
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 Rows = list[tuple[Any, ...]]
 #: Executes a statement by its name with the values that it binds, within a transaction.
@@ -159,24 +156,34 @@ class SessionStore(ABC):
 
     def open(self, sessions: Sequence[NewSession], closings: Sequence[Closing] = ()) -> list[int]:
         """Write running sessions and return their ids, in the order given; one that `joins_writes` closes others."""
+        with self.opening(sessions, closings) as ids:
+            return ids
+
+    @contextmanager
+    def opening(
+        self, sessions: Sequence[NewSession], closings: Sequence[Closing] = ()
+    ) -> Iterator[list[int]]:
+        """Do what `open` does, and yield the ids as soon as they are known: all is written at the end of the block."""
         if not sessions:
             self.close(closings)
-            return []
+            yield []
+            return
         if len({session.staged for session in sessions}) < len(sessions):
             raise ValueError("two new sessions have one token")
-        rows = [_values_of(session) | {"task_name": session.task_name} for session in sessions]
+        rows = [asdict(session) | {"task_name": session.task_name} for session in sessions]
         steps = [*self._closing(closings), *self._steps("open", rows, self._own())]
         whats = ("close", "open") if closings else ("open",)
-        ids: dict[str, int] = dict(self._write(f"opening {len(rows)} sessions", whats, steps)[-len(rows) :])
-        self.handed_out(max(ids.values()))
-        return [ids[session.staged] for session in sessions]
+        with self._written(f"opening {len(rows)} sessions", whats, steps) as found:
+            ids: dict[str, int] = dict(found[-len(rows) :])
+            self.handed_out(max(ids.values()))
+            yield [ids[session.staged] for session in sessions]
 
     def adopt(self, slices: Sequence[Adopted]) -> None:
         """Write the closed sessions of slices that another tool loaded."""
         if not slices:
             return
         rows = [
-            _values_of(adopted)
+            asdict(adopted)
             | {"task_name": adopted.task_name, "state": adopted.state, "comment": adopted.comment}
             for adopted in slices
         ]
@@ -192,7 +199,7 @@ class SessionStore(ABC):
         # Of two closings of a session the first one holds. Two programs that lock the rows in one order never deadlock.
         first = {closing.id: closing for closing in reversed(closings)}
         rows = [
-            _values_of(closing)
+            asdict(closing)
             | {"successful": successful(closing.state), "comment": self._comment(closing.comment)}
             for _, closing in sorted(first.items())
         ]
@@ -342,8 +349,14 @@ class SessionStore(ABC):
         return [(statement, row | shared) for row in rows]
 
     def _write(self, doing: str, whats: Sequence[str], steps: _Steps) -> Rows:
+        with self._written(doing, whats, steps) as rows:
+            return rows
+
+    @contextmanager
+    def _written(self, doing: str, whats: Sequence[str], steps: _Steps) -> Iterator[Rows]:
+        """Execute the steps and yield what they return; they are written at the end of the block."""
         with self.transaction(doing, *whats) as execute:
-            return [row for statement, values in steps for row in execute(statement, values)]
+            yield [row for statement, values in steps for row in execute(statement, values)]
 
     def _own(self) -> dict[str, object]:
         return {"host": self._host, "pid": os.getpid(), "version": __version__}
@@ -358,16 +371,6 @@ class SessionStore(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close_connection()
-
-
-def _values_of(record: DataclassInstance) -> dict[str, Any]:
-    # asdict copies each value, which takes longer than the rest of the write.
-    return {name: getattr(record, name) for name in _names_of(type(record))}
-
-
-@cache
-def _names_of(kind: type[DataclassInstance]) -> list[str]:
-    return [field.name for field in fields(kind)]
 
 
 #: What each column of `$columns` becomes; ids and `finished` are what the store makes of them.

@@ -10,6 +10,8 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from msgspec import Struct
+
 from dwhctl.sessions.values import State, as_day, as_number, as_text, as_text_or_none, as_time, is_good
 
 if TYPE_CHECKING:
@@ -20,8 +22,7 @@ if TYPE_CHECKING:
 MOST_STREAK = 3_660
 
 
-@dataclass(frozen=True, slots=True)
-class UnsuccessfulSlice:
+class UnsuccessfulSlice(Struct, frozen=True):
     """A slice by its last closed session, which is unsuccessful. A report has no shard.
 
     `replaced`: a session of the task that began later succeeded, for the same day or a newer one.
@@ -38,8 +39,7 @@ class UnsuccessfulSlice:
     replaced: bool
 
 
-@dataclass(frozen=True, slots=True)
-class FailingTask:
+class FailingTask(Struct, frozen=True):
     """A task with unsuccessful slices, the newest day first.
 
     `streak` counts the unsuccessful slices from the newest one back to the first success before it, also those that

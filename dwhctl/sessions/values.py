@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 import math
 import unicodedata
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
+
+from msgspec import Struct
 
 
 class State(enum.StrEnum):
@@ -46,8 +47,7 @@ def _refuse_naive(**times: datetime) -> None:
             raise ValueError(f"{name} has no time zone: {value}")
 
 
-@dataclass(frozen=True, slots=True)
-class NewSession:
+class NewSession(Struct, frozen=True):
     """One attempt at a slice that is about to start.
 
     `staged` is a token that no other session has. `worker` is the number of its worker in its run, from 1; None for a
@@ -72,8 +72,7 @@ class NewSession:
         return self.load if self.shard is None else f"{self.load}__{self.shard}"
 
 
-@dataclass(frozen=True, slots=True)
-class Adopted:
+class Adopted(Struct, frozen=True):
     """One slice that another tool loaded, with as many rows as the source has.
 
     `at` is when the comparison began that found them equal. Its session has the attempt 0 and no duration: averages
@@ -107,8 +106,7 @@ class Adopted:
         return f"adopted: {self.rows:,} {'row' if self.rows == 1 else 'rows'} equal to the source"
 
 
-@dataclass(frozen=True, slots=True)
-class Closing:
+class Closing(Struct, frozen=True):
     """How one session ended. `busy_seconds` is how long it held its worker, before the wait for publishing.
 
     A session whose commit is in doubt stays `running`, without an end, with the reason.
@@ -131,8 +129,7 @@ class Closing:
             raise ValueError("a session that is running has no end, and every other one has")
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Struct, frozen=True):
     """One row of the table that a run of dwhctl wrote. Times are in UTC."""
 
     id: int
@@ -159,16 +156,14 @@ class Session:
     busy_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """A lock that another connection to the sessions database holds; `holder` is for messages."""
 
     name: str
     holder: str
 
 
-@dataclass(frozen=True, slots=True)
-class LastSession:
+class LastSession(Struct, frozen=True):
     """The latest session of a slice, and the latest start of its successful ones (None: it has none)."""
 
     load: str

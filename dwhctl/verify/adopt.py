@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, groupby
 
+from msgspec import Struct
+
 from dwhctl.core.errors import UsageError
 from dwhctl.core.faults import reach
 from dwhctl.core.waiting import caught_signals
@@ -41,8 +43,7 @@ from dwhctl.verify.sources import SourceAndWarehouse
 BATCH_SLICES = 5_000
 
 
-@dataclass(frozen=True, slots=True)
-class AdoptRequest:
+class AdoptRequest(Struct, frozen=True):
     """What the user asked for. Empty `shards` means every shard of the load."""
 
     load: str

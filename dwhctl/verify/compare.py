@@ -12,9 +12,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from datetime import date
 from itertools import chain
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.core.errors import AttemptError
 from dwhctl.monitor.coverage import grouped
@@ -43,8 +45,7 @@ Sessions = Mapping[Slice, LastSession | None]
 _MOST_ROUNDS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """What the two sides hold of a slice, and findings that are no differences between them."""
 
     planned: PlannedSlice

@@ -6,9 +6,12 @@ import enum
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from itertools import takewhile
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.core.errors import AttemptError
 from dwhctl.core.secrets import mask
@@ -75,8 +78,7 @@ class Check(enum.StrEnum):
     NOT_COMPARED = "not_compared"
 
 
-@dataclass(frozen=True, slots=True)
-class SliceFinding:
+class SliceFinding(Struct, frozen=True):
     """A finding, with the values of source and warehouse, or of the load's table and another.
 
     Of `values`: the column, the key of one row that differs, the values there (shortened, to be shown), and how many
@@ -191,8 +193,7 @@ def _shown_key(measure: Measure, values: Sequence[str | None]) -> str:
     return ", ".join(f"{column.name}={value}" for column, value in zip(measure.key, values, strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Struct, frozen=True):
     """Why a slice differs: a text on its keys, and findings in the place of the checksums.
 
     `same_keys`: both sides have the same keys, so that the findings explain the checksum of the keys too.

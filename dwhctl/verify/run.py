@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
+
+from msgspec import Struct
 
 from dwhctl.core.errors import UsageError
 from dwhctl.core.waiting import caught_signals
@@ -22,8 +23,7 @@ from dwhctl.verify.sources import SourceAndWarehouse
 from dwhctl.verify.tables import TwoTables
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyRequest:
+class VerifyRequest(Struct, frozen=True):
     """What the user asked for. Empty `loads` means every load, empty `shards` every shard."""
 
     days: tuple[date, ...]
@@ -32,8 +32,7 @@ class VerifyRequest:
     jobs: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
+class VerifyReport(Struct, frozen=True):
     """The result of each slice; `unseen` has the loads whose extract hides the rows without a day."""
 
     results: list[SliceComparison]

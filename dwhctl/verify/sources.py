@@ -7,8 +7,9 @@ says: duplicate keys, keys that are in other slices too, rows of no session, and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
+
+from msgspec import Struct
 
 from dwhctl.core.errors import AttemptError
 from dwhctl.project.days import FIRST_DAY, LAST_DAY, Slice
@@ -40,8 +41,7 @@ from dwhctl.verify.row_differences import Case, chosen_cases, find_rows
 _IDS_SHOWN = 3
 
 
-@dataclass(frozen=True, slots=True)
-class _Content:
+class _Content(Struct, frozen=True):
     """What the warehouse holds of a slice; `etl_ids` has the number of rows of each."""
 
     fingerprint: Fingerprint

@@ -6,9 +6,10 @@ The sources are not read. The other tool has no sessions here: its table is take
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import date
 from functools import partial
+
+from msgspec.structs import replace
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, UsageError

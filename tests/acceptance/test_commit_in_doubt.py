@@ -5,9 +5,9 @@ Nobody may publish the same slices before the old session on the server is ended
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,12 @@ def machines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[W
     with a_wire(tmp_path / "one", {"mssql_0": ["abakan", "achinsk"]}, **keys) as one:
         assert one.load(DAY - timedelta(days=1)).failed == 0  # both tables are there
         one.fill()
-        yield one, one if request.param == "one machine" else replace(one, root=tmp_path / "two").write()
+        yield (
+            one,
+            one
+            if request.param == "one machine"
+            else dataclasses.replace(one, root=tmp_path / "two").write(),
+        )
 
 
 def server_of(wire: Wire) -> VerticaServer:

@@ -6,12 +6,13 @@ workers must follow it, or the whole process group.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def copy(loaded: Sandbox, tmp_path: Path) -> Copy:
 def copied(sandbox: Sandbox, root: Path) -> Sandbox:
     """A copy of a project with all that it holds."""
     shutil.copytree(sandbox.root, root)
-    return replace(sandbox, root=root)
+    return dataclasses.replace(sandbox, root=root)
 
 
 def die(sandbox: Sandbox, faults: Faults) -> None:

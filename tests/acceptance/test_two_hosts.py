@@ -6,10 +6,11 @@ first goes on where it stood, and nothing that it does reaches the warehouse any
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def hosts(lan: Lan, tmp_path: Path) -> Iterator[Hosts]:
         one = Wire(tmp_path / "one", servers, sources={"mssql_0": source}, dwh=dwh, sessions=sessions)
         one.source_keys += '\nencryption = "off"'
         one.write().make_shards().fill()
-        yield Hosts(lan, database, dwh, one, replace(one, root=tmp_path / "two").write())
+        yield Hosts(lan, database, dwh, one, dataclasses.replace(one, root=tmp_path / "two").write())
     finally:
         for machine in lan.machines:
             machine.kill_all()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def machines(
     one = Sandbox(tmp_path / "one", {"server_0": ["abakan"]}, max_workers=1)
     one.sessions = postgres_sessions(postgres_server, postgres_database)
     one.write().fill()
-    two = replace(one, root=tmp_path / "two").write()
+    two = dataclasses.replace(one, root=tmp_path / "two").write()
     (two.root / "servers").symlink_to(one.root / "servers")
     warehouse = str(one.root / "state" / "warehouse.duckdb")
     config = two.root / "config" / "dwhctl.toml"

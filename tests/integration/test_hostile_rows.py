@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def attacked(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Sandbox, P
         server = request.getfixturevalue("postgres_server")
         name = request.getfixturevalue("postgres_database")
         place = postgres_place(server, name)
-        sandbox = replace(sandbox, sessions=postgres_sessions(server, name))
+        sandbox = dataclasses.replace(sandbox, sessions=postgres_sessions(server, name))
     sandbox.write().fill(3)
     assert sandbox.load().failed == 0
     return sandbox, place

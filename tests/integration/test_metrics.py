@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as older_format
@@ -180,7 +182,7 @@ def test_a_project_in_both_formats_of_prometheus(tmp_path: Path) -> None:
     sandbox.in_shard("chita", "DROP TABLE orders")
     before = datetime.now(UTC).timestamp()
     sandbox.load()
-    text = metrics_text(replace(sandbox.project(), root=Path(name)), datetime.now(UTC).date())
+    text = metrics_text(dataclasses.replace(sandbox.project(), root=Path(name)), datetime.now(UTC).date())
     labels = {"project": name, "kind": "load", "load": "orders"}
     assert value(text, "dwhctl_loaded_rows", **labels) == 20
     assert value(text, "dwhctl_failing_tasks", **labels) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ def test_the_list_is_that_of_the_installed_driver(name: str) -> None:
 
 def test_what_differs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(outside, "_PINNED", tmp_path)
-    driver = replace(outside.PYMSSQL)
+    driver = dataclasses.replace(outside.PYMSSQL)
     outside.write_pinned(driver, {"a::one": "passed", "a::two": "passed", "a::three": "failure"})
     assert outside.differences(driver, {"a::one": "passed", "a::two": "failure", "a::three": "passed"}) == [
         "passes no longer (failure): a::two",

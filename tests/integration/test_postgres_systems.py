@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext, suppress
-from dataclasses import replace
 from datetime import timedelta
 
 import psycopg2
 import pyarrow as pa
 import pytest
+from msgspec.structs import replace
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -282,7 +282,7 @@ def test_a_cron_job_holds_what_the_pod_needs(tmp_path: Path) -> None:
 def test_the_documentation_shows_what_is_made() -> None:
     root = Path("/srv/dwh")
     project = a_project(root, loads={"orders": a_load(schedule="0 */6 * * *")})
-    project = replace(project, connections={"dwh": project.connections["dwh"]})
+    project = dataclasses.replace(project, connections={"dwh": project.connections["dwh"]})
     units = systemd_units(project, UnitOptions(["/opt/dwhctl/bin/dwhctl"], user="etl"))
     jobs = kubernetes_jobs(project, PodOptions("registry.example.com/dwhctl:0.1.0"))
     shown = (REPOSITORY / "docs" / "deploy.md").read_text()

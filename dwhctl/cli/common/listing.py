@@ -8,9 +8,10 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Generic, TypeVar, cast
+
+from msgspec import Struct
 
 from dwhctl.cli.common.output import tell, write
 from dwhctl.core.secrets import mask
@@ -19,8 +20,7 @@ from dwhctl.core.words import printable_json
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class ListingColumn(Generic[T]):
+class ListingColumn(Struct, Generic[T], frozen=True):
     """A column by the name that JSON and CSV use; a table's header has spaces for its underscores.
 
     `value` takes the value from a row; without it, it is the attribute of this name. `in_table` takes another value

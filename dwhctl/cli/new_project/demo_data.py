@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
+from msgspec import Struct
 
 from dwhctl.project.loads import Shard
 from dwhctl.project.model import Project
@@ -33,8 +34,7 @@ _SURNAMES = ("Бондаренко", "Шевчук", "Кузьменко", "Че
 _COMMENTS = ("у подъезда №2", 'кафе "Ёлка"', "детское кресло", "C:\\чек | срочно", "позвонить за 5 минут")
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """One row of a city's database, in the order of the table's columns."""
 
     id: int

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import date
 
+from msgspec import Struct
+from msgspec.structs import replace
 from rich.text import Text
 
 from dwhctl.core.words import counted
@@ -60,8 +61,7 @@ class GridFold(enum.IntEnum):
     LOAD = 2
 
 
-@dataclass(frozen=True, slots=True)
-class GridLine:
+class GridLine(Struct, frozen=True):
     """One line: its names, and a mark for each day."""
 
     names: tuple[str, ...]
@@ -73,8 +73,7 @@ class GridLine:
         return sum(mark.gaps for mark in self.marks)
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Struct, frozen=True):
     """Lines under one title."""
 
     title: str

@@ -6,11 +6,11 @@ import fnmatch
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from msgspec import Struct
 
 from dwhctl.cli.common.options import (
     CommandEntry,
@@ -103,8 +103,7 @@ def count_style(state: str) -> Callable[[int], str]:
     return lambda count: STATE_STYLES[state] if count else "dim"
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """What every report has: the settings, the project, the moment, and the form of its listing."""
 
     settings: Settings

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.core.columns import OWN_COLUMNS, SERVICE_FIELDS, Column, Kind
 from dwhctl.core.errors import QueryError, TargetRefusedError
@@ -18,8 +20,7 @@ _NO_KEYS = (Kind.FLOAT, Kind.BOOLEAN)
 _DAYS = (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
 
 
-@dataclass(frozen=True, slots=True)
-class NewTable:
+class NewTable(Struct, frozen=True):
     """A table to make: the service fields, then the source's columns. `key` and `slice_by` are names of `columns`.
 
     `zone` is that of the midnights at which slices of instants begin, where all of them have one.

@@ -28,9 +28,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
+
+from msgspec import Struct, field
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SchemaDriftError
@@ -43,8 +44,7 @@ _AT_ONCE = 100
 _COMPARED_AS_TEXT = (Kind.TEXT, Kind.UUID, Kind.BINARY)
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(Struct, frozen=True):
     """The number of a slice's rows, the smallest and largest value of each key column, and checksums.
 
     `keys` is the checksum of the key, `values` that of the key and the compared columns; None when none are compared.
@@ -57,8 +57,7 @@ class Fingerprint:
     values: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
+class Measure(Struct, frozen=True):
     """The target's columns that a fingerprint measures: those of the key, and those whose values are compared.
 
     `as_text` has the key's columns whose smallest and largest are compared as texts, because the other table holds
@@ -83,8 +82,7 @@ class Measure:
         return Fingerprint(0, nothing, nothing, 0, 0 if self.values else None)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """A column of one side: `sql` is its value, `form` the block of its canonical text."""
 
     sql: str

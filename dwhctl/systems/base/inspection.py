@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.systems.base.fingerprint import Dialect, Fingerprint, Measure, Part, Write, part, read_fingerprint
@@ -20,32 +22,28 @@ if TYPE_CHECKING:
 CUT_CHARACTERS = 400
 
 
-@dataclass(frozen=True, slots=True)
-class Duplicates:
+class Duplicates(Struct, frozen=True):
     """A number of keys, and one of them as text."""
 
     keys: int
     example: str
 
 
-@dataclass(frozen=True, slots=True)
-class Other:
+class Other(Struct, frozen=True):
     """A table to compare with, and what is measured of it."""
 
     inspection: Inspection
     measure: Measure
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(Struct, frozen=True):
     """The start of a value's canonical text, and the number of characters of the whole text."""
 
     start: str
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(Struct, frozen=True):
     """One key, by its columns' texts, and the value of one column on each side; None is NULL."""
 
     key: tuple[str | None, ...]
@@ -53,16 +51,14 @@ class Example:
     theirs: Cut | None
 
 
-@dataclass(frozen=True, slots=True)
-class Differing:
+class Differing(Struct, frozen=True):
     """The number of rows in which a column differs (None: not counted), with one of them."""
 
     rows: int | None
     example: Example | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Contrast:
+class Contrast(Struct, frozen=True):
     """How a slice of this table differs from the same slice of another.
 
     `only_here` and `only_there` count rows whose key the other side lacks, `duplicates_*` keys that a side has twice.
@@ -76,8 +72,7 @@ class Contrast:
     columns: Mapping[str, Differing]
 
 
-@dataclass(frozen=True, slots=True)
-class Pieces:
+class Pieces(Struct, frozen=True):
     """One row to show: the texts of its key's columns, and the starts of its values."""
 
     key: tuple[str | None, ...]
@@ -322,8 +317,7 @@ def same_bounds(slices: Sequence[Slice]) -> Iterable[list[Slice]]:
     return groups.values()
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(Struct, frozen=True):
     """The counts of a shard. A pair is a number of rows, or of keys, and the number of one key."""
 
     only_here: int

@@ -27,9 +27,11 @@ import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dwhctl.core.errors import AttemptError, QueryError, UsageError
 from dwhctl.core.sql import first_word, split_statements
@@ -191,8 +193,7 @@ _OWN_TRANSACTION = frozenset(
 _UNCLEAR_LINE = re.compile(r"\r(?!\n)|[\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
-@dataclass(frozen=True, slots=True)
-class StatementResult:
+class StatementResult(Struct, frozen=True):
     """The result of one statement: batches of rows of `columns`. Without columns there are no rows.
 
     `changed` is the number of rows that it wrote, None where the driver does not say.

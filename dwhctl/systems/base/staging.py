@@ -15,9 +15,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from msgspec import Struct
 
 from dwhctl.core.columns import OWN_COLUMNS, Column, Kind
 from dwhctl.core.errors import AttemptError, CountsDifferError, StagingError, TargetError, TargetRefusedError
@@ -105,8 +106,7 @@ def first_date(bound: datetime) -> str:
     return (bound + timedelta(days=1) - timedelta(microseconds=1)).date().isoformat()
 
 
-@dataclass(frozen=True, slots=True)
-class Literals:
+class Literals(Struct, frozen=True):
     """How a system writes a text, and a bound of a column of some kind."""
 
     text: Callable[[str], str] = literal

@@ -7,11 +7,12 @@ Arrow, and in the new column of every target: each system knows its own types, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
+
+from msgspec import Struct
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import InternalError, TargetRefusedError, UsageError
@@ -32,8 +33,7 @@ ANSWER_TIMEOUT = timedelta(minutes=30)
 _MOST_DIGITS_128, _MOST_DIGITS_256 = 38, 76
 
 
-@dataclass(frozen=True, slots=True)
-class SourceOptions:
+class SourceOptions(Struct, frozen=True):
     """How a source is opened. Naive bounds of a query are read in `zone`.
 
     A server that is silent for `timeout` seconds is given up; None leaves that to the deadline of the attempt.
@@ -48,8 +48,7 @@ class SourceOptions:
     keep: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TargetOptions:
+class TargetOptions(Struct, frozen=True):
     """How a target is opened. What it stages outside of the warehouse is in the state folder.
 
     `timeout` bounds every wait for an answer of a server; `label` begins the labels of the sessions there. `keep`: the
@@ -109,8 +108,7 @@ class KeptConnections:
 KEPT = KeptConnections()
 
 
-@dataclass(frozen=True, slots=True)
-class CursorOptions:
+class CursorOptions(Struct, frozen=True):
     """How a cursor is opened. `timeout` is how long the server may be silent, where the driver supports it.
 
     DuckDB spills into `state_dir`; without one it keeps to its memory.
@@ -121,8 +119,7 @@ class CursorOptions:
     state_dir: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SourceType:
+class SourceType(Struct, frozen=True):
     """A type of a source, as a query declares it. `column` is None where it is refused: then `note` is the remedy."""
 
     name: str
@@ -130,8 +127,7 @@ class SourceType:
     note: str
 
 
-@dataclass(frozen=True, slots=True)
-class TypeRow:
+class TypeRow(Struct, frozen=True):
     """One of a source's types, by its name there. `kind` is None for a type that is refused.
 
     `note` is what the values become, or what to write instead; `arrow` Arrow's name of the type, empty where it depends
@@ -243,8 +239,7 @@ def refuse_other_database(connection: Connection, database: str | None) -> None:
         raise UsageError(f"connection {connection.name} has one database; leave --database out")
 
 
-@dataclass(frozen=True, slots=True)
-class TypeMapRow:
+class TypeMapRow(Struct, frozen=True):
     """A source's type and the type of a new column for it, by target; None where the target has none."""
 
     source: SourceType

@@ -23,13 +23,16 @@ A new system fulfils this contract and passes `tests/contract/test_targets.py`:
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar, Self
+
+from msgspec import Struct, field
 
 from dwhctl.core.errors import ValueRefusedError
 from dwhctl.core.sql import quote_name, quote_path
@@ -51,8 +54,7 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.inspection import Inspection
 
 
-@dataclass(frozen=True, slots=True)
-class StagingGroup:
+class StagingGroup(Struct, frozen=True):
     """Where the slices of one publish group are staged: `name` is unique within the run."""
 
     run_id: str
@@ -72,13 +74,14 @@ class StagedSlice:
     token: str
     etl_id: int
     rows: int
-    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
-    filled: Mapping[str, str] = field(default_factory=dict, hash=False)
-    direct: AbstractContextManager[Publication] | None = field(default=None, compare=False, repr=False)
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    filled: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    direct: AbstractContextManager[Publication] | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshColumn:
+class RefreshColumn(Struct, frozen=True):
     """One column of a refresh: `declared` is the system's name of its type.
 
     `known` is None for a type that no load writes. An `untyped` column is a bare NULL or literal of a query.
@@ -90,8 +93,7 @@ class RefreshColumn:
     untyped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshColumns:
+class RefreshColumns(Struct, frozen=True):
     """The columns of a refresh: the source's and the table's, in their order.
 
     `filled` are those of the table that have a value without the source: a DEFAULT, an IDENTITY.
@@ -102,24 +104,21 @@ class RefreshColumns:
     filled: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Narrowing:
+class Narrowing(Struct, frozen=True):
     """A column of a refresh whose type is narrower in the table than in the source; both are known."""
 
     source: RefreshColumn
     table: RefreshColumn
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnWarning:
+class ColumnWarning(Struct, frozen=True):
     """A defect of a table as a target. One that `blocks` makes loads fail; another slows them."""
 
     text: str
     blocks: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(Struct, frozen=True):
     """A statement as it is sent, with its bound values by name. `about` is its purpose or condition."""
 
     sql: str
@@ -134,8 +133,7 @@ DELETE = "only where the slice has rows in the table"
 INSERT = "another number of rows than was staged is rolled back"
 
 
-@dataclass(frozen=True, slots=True)
-class TableColumns:
+class TableColumns(Struct, frozen=True):
     """The columns of a table. `names` is empty before they are known: then placeholders are shown.
 
     `slice_by` is the column by which the table is sliced, or only its name; `narrowed` is a refresh's.

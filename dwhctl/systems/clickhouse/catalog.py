@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import About, AttemptError, TargetRefusedError
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
 _ZONE_UTC = ("UTC", "Etc/UTC", "Etc/UCT", "UCT", "Universal", "Zulu", "GMT", "Etc/GMT")
 
 
-@dataclass(frozen=True, slots=True)
-class ClickHouseTable:
+class ClickHouseTable(Struct, frozen=True):
     """A table. ClickHouse compares names by case."""
 
     database: str
@@ -74,8 +74,7 @@ def copy_table(label: str, table: ClickHouseTable, mark: str) -> ClickHouseTable
     )
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogColumn:
+class CatalogColumn(Struct, frozen=True):
     """A column as the catalog describes it: `default` is DEFAULT, MATERIALIZED, ALIAS, EPHEMERAL or empty."""
 
     name: str

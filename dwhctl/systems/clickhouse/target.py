@@ -11,9 +11,10 @@ from __future__ import annotations
 import threading
 import uuid
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from dwhctl.core.errors import AttemptError, TargetBusyError, TargetRefusedError, ValueRefusedError
 from dwhctl.core.faults import reach

@@ -8,11 +8,11 @@ Source: https://clickhouse.com/docs/sql-reference/data-types
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from msgspec.structs import replace
 
 from dwhctl.core.columns import SERVICE_FIELDS, Column, Kind
 from dwhctl.core.errors import TargetRefusedError

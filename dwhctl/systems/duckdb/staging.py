@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import About, StagingError, TargetRefusedError
@@ -152,8 +153,7 @@ class ParquetStage(Stage):
         self._path.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True, slots=True)
-class SlicedTable:
+class SlicedTable(Struct, frozen=True):
     """A table, and the column by which it is sliced: `zoned` is whether that holds instants."""
 
     name: str

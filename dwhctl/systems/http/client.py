@@ -11,11 +11,11 @@ import math
 import tempfile
 import threading
 import zlib
-from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 import requests
+from msgspec.structs import replace
 from tenacity import (
     Retrying,
     retry_if_exception,

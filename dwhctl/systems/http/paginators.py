@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.core.errors import QueryError, SourceError
 from dwhctl.project import endpoint as words
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
 _Counting = words.CursorPaginator | words.OffsetPaginator | words.PageNumberPaginator
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """What of an answer decides about the next page."""
 
     call: Call

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Literal
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from msgspec import Struct, field
 
 from dwhctl.core.errors import QueryError
 from dwhctl.core.secrets import MASKED
@@ -28,8 +28,7 @@ LOGIN = frozenset({401, 403})
 TRANSIENT = frozenset({408, 425, 429})
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One request: its URL without parameters of ours, the parameters, the body and the endpoint's headers."""
 
     url: str
@@ -105,8 +104,7 @@ def _one(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else value if value is None else str(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A whole answer. Close its body."""
 
     status: int

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import About, CountsDifferError, TargetError, TargetRefusedError
@@ -27,8 +28,7 @@ _DIGEST_OCTETS = 4
 _SENT_BITS = 128
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
+class Declared(Struct, frozen=True):
     """A column in the catalog: `base` is its type, a domain's base type."""
 
     name: str

@@ -49,9 +49,16 @@ _SETTINGS = (
     # The catalog's functions quote the names of types as well.
     " SET quote_all_identifiers = off"
 )
+#: Ends what outlives a transaction: settings, temporary tables, locks, prepared statements, cursors. It is DISCARD ALL
+#: in parts: that alone cannot be sent together with other statements.
+#: Source: https://www.postgresql.org/docs/current/sql-discard.html
+_RESET = (
+    "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DEALLOCATE ALL; UNLISTEN *;"
+    " SELECT pg_advisory_unlock_all(); DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES; "
+)
 #: In older versions a statement whose client is gone runs to its next row.
 _CHECKS_CLIENT = 140_000
-#: What a trigger did at the login is undone by DISCARD ALL, and would not be done again.
+#: What a trigger did at the login is undone by the reset, and would not be done again.
 _LOGIN_TRIGGERS = 170_000, "SELECT 1 FROM pg_event_trigger WHERE evtevent = 'login' AND evtenabled <> 'D'"
 
 
@@ -160,7 +167,7 @@ class CopyClient:
         kept = KEPT.take(self._connection, CopyClient, target=self._target) if uses_kept else None
         if kept is not None:
             self._move(kept, self)
-            if self._answers(self._all_settings()):
+            if self._answers(_RESET + self._all_settings()):
                 return
             self.close()  # the server was restarted, or it ended the session
         self._connect()
@@ -190,9 +197,8 @@ class CopyClient:
         return f"{_SETTINGS}; {check}{self._timeouts()}; {self._settings}"
 
     def finish(self) -> None:
-        """Close the connection; or keep it, as it was after its login, when that is asked for."""
-        # It ends what outlives a transaction: settings, temporary tables, locks, prepared statements, cursors.
-        if self._keep and not self._interrupted and self._answers("DISCARD ALL"):
+        """Close the connection; or keep it when that is asked for: `open` makes it as it was after its login."""
+        if self._keep and not self._interrupted:
             kept = CopyClient(self._connection, None, None, target=self._target)
             self._move(self, kept)
             KEPT.put(self._connection, kept, target=self._target)
@@ -279,14 +285,14 @@ class CopyClient:
         """Whether the socket carries PostgreSQL's protocol as it is: no TLS, and `parameters` excludes Kerberos."""
         return self._socket is not None and self._raw is not None and not self._raw.info.ssl_in_use
 
-    def copy_out_plain(self, sql: str, read: Callable[[socket.socket, str], None]) -> None:
+    def copy_out_plain(self, sql: str, read: Callable[[socket.socket], None]) -> None:
         """Let `read` send a COPY ... TO STDOUT and read its answer; it limits the time. Raise AttemptError."""
         with self._translated(sql, limited=False):
             raw, made = self.raw, self._socket
             if made is None:
                 raise psycopg2.InterfaceError("the connection is closed")
             try:
-                read(made, sql)
+                read(made)
             except BaseException as error:
                 # libpq does not see that the connection is gone, or in the middle of an answer.
                 if not isinstance(error, ServerError) or error.is_fatal or self._is_lost(error):

@@ -1,4 +1,4 @@
-"""Run a COPY ... TO STDOUT in a thread, and hand over its rows in blocks; a queue bounds how far it is ahead.
+"""Run a COPY ... TO STDOUT, and hand over its rows in blocks: after the first in a thread, which a queue holds back.
 
     server ──▶ socket ──▶ headers of messages become a field ──▶ blocks        no TLS: many rows at a time
     server ──▶ libpq, psycopg2: a call for each row ──────────▶ blocks        TLS
@@ -26,7 +26,7 @@ from dwhctl.systems.postgres.errors import ServerError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from dwhctl.systems.postgres.copy_client import CopyClient
 
@@ -62,7 +62,7 @@ _LINE_END, _COMMA, _FIELD = ord("\n"), ord(","), int.from_bytes(b"0000")
 
 
 class CopyOut:
-    """A running COPY ... TO STDOUT (FORMAT csv).
+    """A COPY ... TO STDOUT (FORMAT csv): it is begun, and a thread reads on when there is more than one block.
 
     `framed` says whether each row has one field more, before the others.
     """
@@ -71,33 +71,47 @@ class CopyOut:
         self._client = client
         self._sql = sql
         self._failure: BaseException | None = None
-        self._rows: _Rows | _SocketRows = _SocketRows() if client.is_plain else _Rows()
+        self._thread: threading.Thread | None = None
         self.framed = client.is_plain
-        self._thread = threading.Thread(target=self._run, name="copy", daemon=True)
+        self._rows: _Rows | _SocketRows
+        if not self.framed:
+            self._rows = rows = _Rows()
+            self._read_on(lambda: self._copy(rows))
+            return
+        self._rows = plain = _SocketRows()
+        self._run(lambda: client.copy_out_plain(sql, lambda made: plain.begin(made, sql, client.timeout)))
+        if not plain.is_ended and self._failure is None:
+            self._read_on(lambda: client.copy_out_plain(sql, plain.go_on))
+
+    def _read_on(self, work: Callable[[], None]) -> None:
+        def run() -> None:
+            self._run(work)
+            self._rows.blocks.put(b"")
+
+        self._thread = threading.Thread(target=run, name="copy", daemon=True)
         self._thread.start()
 
-    def _run(self) -> None:
+    def _run(self, work: Callable[[], None]) -> None:
         try:
-            try:
-                if isinstance(self._rows, _SocketRows):
-                    self._client.copy_out_plain(self._sql, self._rows.read)
-                else:
-                    self._client.copy_out(self._sql, self._rows)
-            finally:
-                # Those before an error too; after an error of their own they have ended.
-                with suppress(StopIteration):
-                    self._rows.end()
+            work()
         except BaseException as error:
             self._failure = error
+
+    def _copy(self, rows: _Rows) -> None:
+        try:
+            self._client.copy_out(self._sql, rows)
         finally:
-            self._rows.blocks.put(b"")
+            # Those before an error too; after an error of their own they have ended.
+            with suppress(StopIteration):
+                rows.end()
 
     def blocks(self) -> Iterator[bytes | memoryview]:
         """Yield whole rows, about a block at a time; those that came before an error too. Raise SourceError.
 
         A block is valid until the next one is asked for.
         """
-        while block := self._block():
+        yield from self._rows.first
+        while self._thread is not None and (block := self._block()):
             yield block
 
     def _block(self) -> bytes | memoryview:
@@ -109,16 +123,19 @@ class CopyOut:
             except queue.Empty:
                 if self._rows.arrivals == before:
                     self._client.sever()
-                    raise SourceError(f"no answer for {limit:g} s; the connection is closed") from None
+                    raise _no_answer(limit) from None
 
     def check(self) -> None:
         """Raise the error that ended the COPY, if any."""
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         if self._failure is not None:
             raise self._failure
 
     def close(self) -> None:
         """End the COPY: one that still runs ends with its connection. Idempotent."""
+        if self._thread is None:
+            return
         if self._rows.has_reader and self._thread.is_alive():
             self._client.sever()
         self._rows.has_reader = False
@@ -137,6 +154,7 @@ class _Rows:
     """
 
     def __init__(self) -> None:
+        self.first: Sequence[bytes | memoryview] = ()
         self.blocks: queue.Queue[bytes | memoryview] = queue.Queue(_BLOCKS)
         self.has_reader = True
         #: It changes when rows come.
@@ -176,14 +194,18 @@ class _Rows:
 class _SocketRows:
     """Reads the answer to a COPY ... TO STDOUT from a socket, and hands over whole rows with their headers as a field.
 
-    Buffers take turns: when the oldest is filled anew, later blocks are in the queue and at the reader.
+    `first` are the blocks of the first buffer, `blocks` those of the others. Buffers take turns: when the oldest is
+    filled anew, later blocks are in the queue and at the reader.
     """
 
     def __init__(self) -> None:
+        self.first: list[bytes | memoryview] = []
         self.blocks: queue.Queue[bytes | memoryview] = queue.Queue(_BLOCKS)
         self.has_reader = True
+        self.is_ended = False
         #: It changes when octets come.
         self.arrivals = 0
+        self._hand_over: Callable[[bytes | memoryview], None] = self.first.append
         self._spare = deque(_buffer(_BLOCK_BYTES) for _ in range(_BLOCKS + 1))
         self._buffer = _buffer(_BLOCK_BYTES)
         self._filled = 0
@@ -191,31 +213,40 @@ class _SocketRows:
         self._count = 0
         self._is_complete = self._is_ready = False
 
-    def read(self, made: socket.socket, sql: str) -> None:
-        """Send the statement and read the answer to its end. Raise psycopg2.Error: the server's, or that it is gone.
+    def begin(self, made: socket.socket, sql: str, limit: float | None) -> None:
+        """Send the statement and read the answer, to its end or until the first buffer is full.
 
+        Raise psycopg2.Error: the server's, or that it is gone; SourceError when nothing came for `limit` seconds.
         The connection is idle: libpq has read all that came before, and nothing is left for it to read afterwards.
         """
         text = sql.encode() + b"\0"
         # A server that has closed the connection may have sent its reason before.
         with suppress(psycopg2.OperationalError):
-            _send(made, b"Q" + (len(text) + 4).to_bytes(4, "big") + text)
-        ended = False
-        while not ended:
-            pause = _PAUSE_SECONDS if self._filled > _FEW_BYTES else 0.0
-            room = self._buffer[self._filled : -_HEADER].data
-            try:
-                received = _until_ready(made, select.POLLIN, made.recv_into, room, pause)
-            except psycopg2.OperationalError as error:
-                self._take()
-                raise self._error or error from None
-            ended = self._is_ended(received)
-        if self._error is not None:
+            _send(made, b"Q" + (len(text) + 4).to_bytes(4, "big") + text, limit)
+        while not self.is_ended and not self.first:
+            self._receive(made, limit)
+
+    def go_on(self, made: socket.socket) -> None:
+        """Read the answer to its end; the reader limits the time. Raise psycopg2.Error."""
+        self._hand_over = self.blocks.put
+        while not self.is_ended:
+            self._receive(made, None)
+
+    def _receive(self, made: socket.socket, limit: float | None) -> None:
+        pause = _PAUSE_SECONDS if self._filled > _FEW_BYTES else 0.0
+        room = self._buffer[self._filled : -_HEADER].data
+        try:
+            received = _until_ready(made, select.POLLIN, made.recv_into, room, limit, pause)
+        except psycopg2.OperationalError as error:
+            self._take()
+            raise self._error or error from None
+        self.is_ended = self._has_ended(received)
+        if self.is_ended and self._error is not None:
             raise self._error
-        if not self._is_complete:
+        if self.is_ended and not self._is_complete:
             raise psycopg2.OperationalError("the server ended the COPY without saying that it is complete")
 
-    def _is_ended(self, received: int) -> bool:
+    def _has_ended(self, received: int) -> bool:
         if not self.has_reader:
             raise BrokenPipeError
         self.arrivals += 1
@@ -234,7 +265,7 @@ class _SocketRows:
         start, handed = 0, False
         while not self._is_ready or start < self._filled:
             if (end := self._rows_end(start)) > start:
-                self.blocks.put(self._buffer[start:end].data)
+                self._hand_over(self._buffer[start:end].data)
                 start, handed = end, True
             size = self._size(start)
             if start + size > self._filled:
@@ -321,18 +352,23 @@ def _buffer(size: int) -> Octets:
     return np.empty(size + _HEADER, np.uint8)
 
 
-def _send(made: socket.socket, data: bytes) -> None:
+def _send(made: socket.socket, data: bytes, limit: float | None) -> None:
     left = memoryview(data)
     while left:
-        left = left[_until_ready(made, select.POLLOUT, made.send, left) :]
+        left = left[_until_ready(made, select.POLLOUT, made.send, left, limit) :]
 
 
 def _until_ready(
-    made: socket.socket, event: int, call: Callable[[Any], int], data: memoryview, pause: float = 0.0
+    made: socket.socket,
+    event: int,
+    call: Callable[[Any], int],
+    data: memoryview,
+    limit: float | None,
+    pause: float = 0.0,
 ) -> int:
     """Call until the socket, which libpq has set not to block, is ready; its shutdown ends the wait.
 
-    With a `pause` there is more in it then.
+    With a `pause` there is more in it then. Raise SourceError when it is not ready within `limit` seconds.
     """
     while True:
         try:
@@ -340,8 +376,13 @@ def _until_ready(
         except BlockingIOError:
             ready = select.poll()
             ready.register(made, event)
-            ready.poll()
+            if not ready.poll(None if limit is None else 1000 * limit):
+                raise _no_answer(limit) from None
             if pause:
                 time.sleep(pause)
         except OSError as error:
             raise psycopg2.OperationalError(f"the connection failed: {error.strerror or error}") from error
+
+
+def _no_answer(limit: float | None) -> SourceError:
+    return SourceError(f"no answer for {limit:g} s; the connection is closed")

@@ -39,6 +39,8 @@ _UUID_OCTETS = 16
 _PIECE_BYTES = 2**18
 #: How many pieces one thread hands to the other at once, and how many times as many are encoded ahead.
 _PIECES_AT_ONCE, _AHEAD = 4, 8
+#: How many times as many are encoded before there is a thread for it: most slices have no more.
+_ALONE = 2
 
 
 class BinaryEncoder:
@@ -105,13 +107,13 @@ def _uuids(array: pa.Array) -> pa.Array:
 
 
 class _BinaryStream(BatchStream):
-    """The bytes of a binary COPY, with its header and trailer. A thread encodes ahead of what is sent. Close it."""
+    """The bytes of a binary COPY, with header and trailer. Of many a thread encodes ahead of what is sent. Close it."""
 
     def __init__(
         self, batches: Iterator[pa.RecordBatch], encoder: BinaryEncoder, has_refused: Callable[[], bool]
     ) -> None:
         super().__init__(batches, encoder, has_refused)
-        self._ahead = ahead(_together(self._framed(encoder, self._pieces)), _AHEAD)
+        self._ahead = ahead(_together(self._framed(encoder, self._pieces)), _AHEAD, after=_ALONE)
         self._pieces = chain.from_iterable(self._ahead)
 
     def close(self) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, TargetRefusedError
@@ -73,8 +74,7 @@ _REMEDIES = {
 _DECLARED = re.compile(r"([a-z][a-z ]*?)(?:\((\d+)(?:,(-?\d+))?\))?(?(2)( with(?:out)? time zone)?)")
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerColumn:
+class AnswerColumn(Struct, frozen=True):
     """A column of an answer: `declared` is the type's name with precision or length; `is_enum` an enum's."""
 
     name: str

@@ -7,9 +7,10 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from dwhctl.core.errors import (
     AttemptError,
@@ -90,8 +91,7 @@ def may_write(path: Path) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class AtRest:
+class AtRest(Struct, frozen=True):
     """The size and time of a database file that no process has open. They change when one writes it."""
 
     size: int

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from vertica_python import errors as driver_errors
 
 from dwhctl.core.columns import Column
@@ -124,8 +124,7 @@ def _described(table: TableName, declared: Declared) -> Column:
 _DEFAULT_SCHEMA = "public"
 
 
-@dataclass(frozen=True, slots=True)
-class TableName:
+class TableName(Struct, frozen=True):
     """A table. Vertica compares names without case, quoted or not."""
 
     schema: str

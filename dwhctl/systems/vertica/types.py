@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import TargetRefusedError
@@ -40,8 +41,7 @@ _UNITS = {None: "us", "6": "us", "3": "ms", "0": "s"}
 _LAST_FRACTION = {"us": 999_999, "ms": 999_000, "s": 0}
 
 
-@dataclass(frozen=True, slots=True)
-class _Type:
+class _Type(Struct, frozen=True):
     """One of Vertica's types. `octets` is its length where a column declares none, `arrow` None for one that varies."""
 
     kind: Kind

@@ -6,11 +6,11 @@ import io
 import re
 import threading
 from collections import Counter
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from dwhctl.cli.common.live import LiveProgress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import os
 import pickle
@@ -13,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -529,7 +529,9 @@ def test_an_order_is_worked_on_once(cluster: Any, monkeypatch: pytest.MonkeyPatc
         third = client.submit(run_order, other, pure=False).result()
         assert "install the same version" in third.why
         packages = {**sealed.packages, "pyarrow": "1.0"}
-        fourth = client.submit(run_order, replace(sealed, claim="a third", packages=packages), pure=False)
+        fourth = client.submit(
+            run_order, dataclasses.replace(sealed, claim="a third", packages=packages), pure=False
+        )
         assert "this run has 1.0; install the same version on all" in fourth.result().why
 
 

@@ -89,3 +89,16 @@ def test_of_several_ahead_one_at_most_runs_after_the_end() -> None:
         assert made == [0, 1, 2, 3, 4]
         assert [next(running), next(running)] == [1, 2]
     assert len(made) <= 8
+
+
+def test_few_items_are_made_without_a_thread() -> None:
+    def items() -> Iterator[int]:
+        yield from range(4)
+
+    running = ahead(items(), after=2)
+    assert [next(running), next(running)] == [0, 1]
+    assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())
+    assert next(running) == 2
+    assert any(thread.name.startswith("ahead") for thread in threading.enumerate())
+    assert list(running) == [3]
+    assert list(ahead(iter([1, 2]), after=2)) == [1, 2]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 import time
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -322,7 +322,7 @@ def test_a_direct_slice_is_published_while_another_group_waits_for_its_slot() ->
     publisher = Publisher({"dwh": target}, slots, events.put, FREELY)  # type: ignore[arg-type]
     groups = [PublishGroup(a_load(), DAY, GROUP, 0.0, direct=direct) for direct in (False, True)]
     alone, grouped = target.put(staged("chita", 1, 1), staged("abakan", 1, 2))
-    direct = replace(alone, direct=target.publication("stage.orders", None, timedelta(seconds=1)))
+    direct = dataclasses.replace(alone, direct=target.publication("stage.orders", None, timedelta(seconds=1)))
     publisher.start()
     publisher.publish(groups[0], [grouped])
     while publisher.waits_for is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import gc
 import os
@@ -14,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -458,5 +458,7 @@ def test_the_table_of_many_orders_is_unpickled_once() -> None:
     assert first[2] is second[2]
     assert first[2] == table
     assert first[2].columns == table.columns
-    wider = replace(table, columns=(*table.columns, Column("name", Kind.TEXT, pa.string(), "VARCHAR")))
+    wider = dataclasses.replace(
+        table, columns=(*table.columns, Column("name", Kind.TEXT, pa.string(), "VARCHAR"))
+    )
     assert pickle.loads(pickle.dumps(wider)) == wider != table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -10,7 +11,6 @@ import re
 import shutil
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -186,7 +186,7 @@ def test_each_failing_cell_has_its_log_and_its_query(tmp_path: Path) -> None:
 
 def test_cells_without_a_log_here_or_of_a_load_that_is_gone_have_the_rest(tmp_path: Path) -> None:
     project = page_of(tmp_path, pages.server_down).project
-    gone = replace(project, shard_groups={"cities": project.shard_groups["cities"][1:]})
+    gone = dataclasses.replace(project, shard_groups={"cities": project.shard_groups["cities"][1:]})
     cells = cells_of(read_page(gone, NOW))
     assert {tuple(map(bool, texts)) for texts in cells.values()} >= {(True, False, True, True)}
 

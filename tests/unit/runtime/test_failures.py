@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from msgspec.structs import replace
 
 from dwhctl.alerts.delivery import with_own_commands
 from dwhctl.alerts.digest import Digest, Reason
@@ -247,7 +248,7 @@ def test_the_command_for_a_closed_shard_of_a_load_without_days_has_a_day_that_it
     group = project.shard_groups["cities"]
     shards = (replace(group[0], until_date=DAY), *group[1:])
     whole = project.loads["orders"].model_copy(update={"slice_by": None})
-    project = replace(project, loads={"orders": whole}, shard_groups={"cities": shards})
+    project = dataclasses.replace(project, loads={"orders": whole}, shard_groups={"cities": shards})
 
     def task(shard: str) -> FailingTask:
         name, now = f"orders__{shard}", datetime.now(UTC)

@@ -11,11 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dwhctl.core.errors import LockHeldError, StateDirError
 from dwhctl.runtime.locks import Holder, Lock, StateDir, held_work, work_name, work_names

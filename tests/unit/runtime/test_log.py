@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import logging
 import os
 import threading
 import time
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -18,6 +18,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dwhctl.core.errors import ConfigError, ExitCode, Interrupted, LockHeldError, StateDirError, UsageError
 from dwhctl.core.secrets import mask, remember
@@ -186,7 +187,7 @@ def test_a_folder_that_cannot_be_made_is_told_of_once(tmp_path: Path) -> None:
 
 def run(project_root: Path, error: BaseException, *events: Event) -> list[Event]:
     passed_on: list[Event] = []
-    project = replace(a_project(project_root), state_dir=project_root / "state")
+    project = dataclasses.replace(a_project(project_root), state_dir=project_root / "state")
 
     def work() -> None:
         with logged_run(project, RUN, "dwhctl load", passed_on.append) as listen:
@@ -219,7 +220,7 @@ def test_an_error_that_ends_the_run_is_its_last_line(tmp_path: Path, error: Base
 
 @pytest.mark.parametrize("error", [LockHeldError("held"), UsageError("no such load"), ConfigError("key")])
 def test_what_never_began_leaves_no_log(tmp_path: Path, error: Exception) -> None:
-    project = replace(a_project(tmp_path), state_dir=tmp_path / "state")
+    project = dataclasses.replace(a_project(tmp_path), state_dir=tmp_path / "state")
     notices: list[Event] = []
     with pytest.raises(type(error)), logged_run(project, RUN, "dwhctl load", notices.append):
         raise error

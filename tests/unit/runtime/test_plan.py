@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dwhctl.core.errors import UsageError
 from dwhctl.project.loads import Shard
@@ -57,7 +58,9 @@ def test_the_later_of_start_date_and_from_counts() -> None:
 def test_no_slice_after_the_last_day_of_a_shard() -> None:
     made = project()
     shards = [replace(one, from_date=None, until_date=DAYS[1]) for one in SHARDS]
-    plan = candidates(replace(made, shard_groups={"cities": tuple(shards)}), LoadRequest(days=DAYS))
+    plan = candidates(
+        dataclasses.replace(made, shard_groups={"cities": tuple(shards)}), LoadRequest(days=DAYS)
+    )
     assert plan.after_end == len(shards)
     assert {one.slice.day for one in plan.slices} == {DAYS[1]}
     assert without_complete(plan, []).after_end == slowest_first(plan, {}).after_end == len(shards)

@@ -135,7 +135,7 @@ def test_every_statement_is_there(dialect: str) -> None:
 def test_the_columns_are_those_of_the_table_and_of_session() -> None:
     columns = [name.strip() for name in COLUMNS.split(",")]
     assert columns == [*SEVEN, *ADDED]
-    assert [name.replace("slice_date", "day") for name in columns] == list(Session.__dataclass_fields__)
+    assert [name.replace("slice_date", "day") for name in columns] == list(Session.__struct_fields__)
     for dialect in ("sqlite", "postgres"):
         statements = read_statements(dialect)
         added = re.findall(r"COLUMN (?:IF NOT EXISTS )?(\w+)", statements["add_columns"])

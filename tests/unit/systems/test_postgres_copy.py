@@ -112,8 +112,8 @@ class PlainClient:
             except OSError:
                 pass
 
-    def copy_out_plain(self, sql: str, read: Callable[[socket.socket, str], None]) -> None:
-        read(self._own, sql)
+    def copy_out_plain(self, _sql: str, read: Callable[[socket.socket], None]) -> None:
+        read(self._own)
 
     def sever(self) -> None:
         self._own.shutdown(socket.SHUT_RDWR)
