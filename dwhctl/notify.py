@@ -10,10 +10,9 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
-
-from msgspec.structs import replace
 
 from dwhctl.alerts.delivery import Delivery, send_due
 from dwhctl.alerts.digest import AlertFailure, Item, Outcome, RunKind, Stop

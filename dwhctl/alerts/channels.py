@@ -5,10 +5,9 @@ A channel is a module with a class like `Channel`, a line in `CHANNELS`, and its
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol
-
-from msgspec.structs import replace
 
 from dwhctl.alerts.apprise import AppriseChannel
 from dwhctl.alerts.digest import Digest

@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Collection
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-
-from msgspec import Struct
-from msgspec.structs import replace
 
 from dwhctl.alerts.digest import Digest
 from dwhctl.alerts.outbox import DeliveryState, Outbox, Queued, Result, from_json
@@ -29,7 +27,8 @@ _LATE_AFTER = timedelta(minutes=10)
 REPETITION = "may be a repetition: whether this message arrived before is not known"
 
 
-class Delivery(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Delivery:
     """What became of one message to a channel, for the run's summary.
 
     `again`: the channel refused it, and later runs try again. `tried` is False of a message that was not sent for that.

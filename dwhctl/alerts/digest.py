@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Literal
-
-from msgspec import Struct
-from msgspec.structs import replace
 
 from dwhctl.project.loads import Load, Shard
 from dwhctl.project.model import Project
@@ -25,7 +23,8 @@ class RunKind(StrEnum):
     WATCH = "watch"
 
 
-class Reason(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Reason:
     """Slices or reports that failed for one reason. `work` is the load or report; a report has no shards.
 
     `message` is the first line of the error, without secrets; `streak` the longest failing streak among them, in days;
@@ -46,7 +45,8 @@ class Reason(Struct, frozen=True):
     advice: str = ""
 
 
-class Recovery(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Recovery:
     """What a channel was notified of as failing, and has recovered."""
 
     work: str
@@ -61,7 +61,8 @@ def merged(recoveries: Iterable[Recovery]) -> tuple[Recovery, ...]:
     return tuple(Recovery(work, tuple(sorted(names))) for work, names in sorted(shards.items()))
 
 
-class StillFailing(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class StillFailing:
     """What still fails when something else has recovered: the slices of a load, or (with 0 `slices`) a report."""
 
     work: str
@@ -69,7 +70,8 @@ class StillFailing(Struct, frozen=True):
     days: tuple[date, ...]
 
 
-class Digest(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Digest:
     """The one message of a run to a channel, as data.
 
     `done` of `total` slices (or reports) succeeded: those of the run, and when the subject is `succeeded` all that the
@@ -98,7 +100,8 @@ class Digest(Struct, frozen=True):
 ItemStatus = Literal["done", "failed", "left"]
 
 
-class AlertFailure(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class AlertFailure:
     """Why something failed. `connection` is the one at fault; `message` and `lines` of the run's log hold no secret.
 
     `remedy` is a command; `advice` says what to do before it, or `try again`. `of_work`: the load itself is at fault,
@@ -114,7 +117,8 @@ class AlertFailure(Struct, frozen=True):
     lines: tuple[str, ...] = ()
 
 
-class Item(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Item:
     """A slice of a load, or (without a shard) the refresh of a report."""
 
     kind: Literal["load", "report"]
@@ -125,7 +129,8 @@ class Item(Struct, frozen=True):
     failure: AlertFailure | None = None
 
 
-class Stop(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Stop:
     """What stopped a command: a broken configuration, a held lock, a lost database, a death.
 
     `passing`: it is over, as a death is, and never recovers. `works` are the loads and reports of the command; empty
@@ -138,7 +143,8 @@ class Stop(Struct, frozen=True):
     works: frozenset[str] = frozenset()
 
 
-class Outcome(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Outcome:
     """The result of one invocation of a command, which started at `began`.
 
     `completed`: the command came to its end, so that an earlier stop is over. `missing` are shards that a refreshed

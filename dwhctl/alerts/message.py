@@ -6,9 +6,11 @@ A template renders to the channel's HTML, and the plain text is made of that. Th
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +18,6 @@ from typing import Any, TypeVar
 from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader, nodes
 from jinja2.meta import find_referenced_templates
 from markupsafe import Markup
-from msgspec import Struct
-from msgspec.structs import asdict, replace
 
 from dwhctl.alerts.digest import Digest, Reason, Recovery, RunKind, StillFailing
 from dwhctl.core.secrets import mask
@@ -34,7 +34,8 @@ _NAME, _SUBJECT = 64, 150
 Page = Callable[[int], str]
 
 
-class Message(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Message:
     """What a channel sends: `html` in the HTML that it understands, `text` the same as plain text."""
 
     subject: str
@@ -47,7 +48,8 @@ class Message(Struct, frozen=True):
         return cls(clipped(first_line(title) or "dwhctl", _SUBJECT), html, text)
 
 
-class Receipt(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Receipt:
     """What a channel answered to a message that it took, as `message 4711`.
 
     `migrated_to` is the chat's new id, when Telegram gave it one: the configuration should be changed. `refused` lists
@@ -77,8 +79,9 @@ def fit_to_show(value: Texts) -> Texts:
         made = shown(value)
     elif isinstance(value, tuple):
         made = tuple(map(fit_to_show, value))
-    elif isinstance(value, Struct):
-        made = replace(value, **{name: fit_to_show(text) for name, text in asdict(value).items()})
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        made = dataclasses.replace(value, **{name: fit_to_show(getattr(value, name)) for name in names})
     return made  # type: ignore[no-any-return]
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-
-from msgspec.structs import replace
 
 from dwhctl.alerts.delivery import Delivery, send_due
 from dwhctl.alerts.digest import Digest, Outcome, RunKind

@@ -10,14 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from functools import cache
 from typing import NamedTuple
 
-from msgspec import Struct
-from msgspec.structs import replace
 from pydantic import TypeAdapter
 
 from dwhctl.alerts.digest import Digest, Recovery, merged
@@ -76,7 +74,8 @@ class Listed(NamedTuple):
     sent_at: datetime | None
 
 
-class Result(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Result:
     """What became of an attempt to send. `retry_after`: the pause that the channel asks for."""
 
     state: DeliveryState

@@ -12,11 +12,10 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlencode, urlsplit, urlunsplit
-
-from msgspec import Struct
 
 from dwhctl import __version__
 from dwhctl.alerts.message import listed
@@ -39,7 +38,8 @@ _SHORTEST_SECRET = 16
 _HEADERS = {"User-Agent": f"dwhctl/{__version__}", "Content-Type": "text/plain; charset=utf-8"}
 
 
-class Ping(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Ping:
     """How work ended, and a text about it."""
 
     signal: Signal

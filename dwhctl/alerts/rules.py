@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Literal, NamedTuple
-
-from msgspec import Struct
-from msgspec.structs import replace
 
 from dwhctl.alerts.digest import (
     AlertFailure,
@@ -43,7 +41,8 @@ _LOOK_BACK = timedelta(days=30)
 _Task = tuple[str, str, "date | None"]
 
 
-class ChannelScope(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ChannelScope:
     """What a channel covers. Without a sessions database `execute` is None, and only the run counts."""
 
     project: Project
@@ -166,7 +165,8 @@ class Streak(NamedTuple):
 Streaks = Mapping[tuple[str, str], Streak]
 
 
-class Decision(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Decision:
     """The digest for a channel, if any; the failures that it reports; what the channel's state loses (`forget`)."""
 
     digest: Digest | None

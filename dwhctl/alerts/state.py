@@ -12,18 +12,16 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from msgspec import Struct
-from msgspec.structs import replace
-
 from dwhctl.core.files import append, read_text, write_whole
 
 
-class FailureKey(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class FailureKey:
     """One shard that fails for one reason on one day.
 
     `work` is the load or report, or a command that was stopped; a report and a command have no shard. `day` is the date
@@ -52,7 +50,8 @@ class FailureKey(Struct, frozen=True):
         return replace(self, day=None)
 
 
-class Notified(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Notified:
     """When a channel was notified of a failure, and how.
 
     `recovered`: the shard succeeded since, and others of its reason did not.
@@ -81,7 +80,8 @@ Failing = Mapping[FailureKey, bool]
 GoodDays = Mapping[tuple[str, str], frozenset[date | None]]
 
 
-class StateChange(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class StateChange:
     """What a run means for a channel: failures that are new, due again, recovered, and the state afterwards.
 
     `announced` are those of the recovered that the channel was notified of, or will be. `state` is without any

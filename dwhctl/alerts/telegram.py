@@ -14,8 +14,6 @@ from html import escape, unescape
 from typing import Any
 from urllib.parse import urlsplit
 
-from msgspec import Struct
-
 from dwhctl.alerts.message import Message, Page, Receipt, clipped, shown
 from dwhctl.alerts.transport import HttpSender, Timeouts, asks_for_pause, is_http_url, json_document
 from dwhctl.core.errors import AlertInDoubtError, AlertRefusedError, ConfigError
@@ -45,7 +43,8 @@ _REMEDIES = (
 )
 
 
-class _Answer(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class _Answer:
     """The HTTP status, and what the Bot API says (empty when the Bot API did not answer)."""
 
     status: int

@@ -10,12 +10,11 @@ import io
 import json
 import ssl
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
-
-from msgspec import Struct
 
 from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, ConfigError
 from dwhctl.core.files import read_bytes
@@ -30,7 +29,8 @@ Answer = TypeVar("Answer")
 _A_DAY = 86_400
 
 
-class Timeouts(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Timeouts:
     """Seconds to connect, for each answer, for a whole message, and to wait when a server asks for a pause."""
 
     connect: float = 5.0
@@ -118,7 +118,8 @@ class HttpResponse(NamedTuple):
     retry_after: float | None = None
 
 
-class HttpSender(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class HttpSender:
     """Sends POST requests through `proxy`, trusting `tls_cafile` in place of the usual authorities.
 
     The environment has no say (~/.netrc, HTTPS_PROXY, REQUESTS_CA_BUNDLE). `place` is the table of the configuration.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from msgspec import Struct
 from pydantic import TypeAdapter, ValidationError
 
 from dwhctl.core.files import inside, read_bytes, write_whole
@@ -21,7 +21,8 @@ from dwhctl.verify.findings import SliceComparison
 _MOST_SHARDS = 5
 
 
-class LastVerify(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class LastVerify:
     """What `verify` found in a load, and when: slices by result, and those of `others` that belong to no day.
 
     `patterns` are those of --shard: empty for all shards. `examples` are slices that differ, `differs` is the first.

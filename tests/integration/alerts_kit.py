@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -110,9 +109,7 @@ class Desk:
 
     def with_alerts(self, *alerts: Alert) -> Desk:
         """The same with other channels."""
-        return dataclasses.replace(
-            self, project=dataclasses.replace(self.project, alerts={one.name: one for one in alerts})
-        )
+        return replace(self, project=replace(self.project, alerts={one.name: one for one in alerts}))
 
 
 def a_desk(place: Place, root: Path, monkeypatch: pytest.MonkeyPatch, *alerts: Alert) -> Desk:
@@ -126,14 +123,14 @@ def a_desk(place: Place, root: Path, monkeypatch: pytest.MonkeyPatch, *alerts: A
         shard_groups={"cities": shards},
         alerts={one.name: one for one in alerts or (an_alert(),)},
     )
-    project = dataclasses.replace(project, connections={**project.connections, "sessions": place.connection})
+    project = replace(project, connections={**project.connections, "sessions": place.connection})
     return Desk(project, place, place.store(), post)
 
 
 def with_shards(project: Project, *names: str) -> Project:
     """The project with these shards alone."""
     shards = tuple(Shard(name, name, "server_0", "UTC") for name in names)
-    return dataclasses.replace(project, shard_groups={"cities": shards})
+    return replace(project, shard_groups={"cities": shards})
 
 
 def slices(

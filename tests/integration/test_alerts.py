@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -169,7 +169,7 @@ def test_each_channel_is_told_what_it_is_there_for(desk: Desk) -> None:
         an_alert("all", ("all_done",)),
         an_alert("deadlines", ("sla_miss",)),
     )
-    desk = dataclasses.replace(desk, project=with_shards(desk.project, "shard_001"))
+    desk = replace(desk, project=with_shards(desk.project, "shard_001"))
     desk.tell(slices("failed", "shard_001"), slices("done", "shard_001", work="calls"))
     assert [name for name, _ in desk.post.sent] == ["failures", "all"]
     desk.post.sent.clear()
@@ -188,7 +188,7 @@ def test_each_channel_is_told_what_it_is_there_for(desk: Desk) -> None:
 
 def test_a_success_with_slices_that_were_not_come_to_is_none(desk: Desk) -> None:
     desk = desk.with_alerts(an_alert("success", ("all_success",), loads=("orders",)))
-    desk = dataclasses.replace(desk, project=with_shards(desk.project, "shard_001", "shard_002"))
+    desk = replace(desk, project=with_shards(desk.project, "shard_001", "shard_002"))
     assert desk.tell(slices("done", "shard_001"), slices("left", "shard_002")) == []
     assert len(desk.tell(slices("done", "shard_001", "shard_002"))) == 1
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date, timedelta
 from itertools import count
 from pathlib import Path
 
 import pytest
 import time_machine
-from msgspec.structs import replace
 
 from dwhctl.alerts import notifier
 from dwhctl.alerts.digest import Item, ItemStatus, Outcome, RunKind
@@ -55,9 +54,7 @@ def desk(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         name: Report(name=name, connection="dwh", source="SELECT 1", target=f"r.{name}") for name in REPORTS
     }
     with time_machine.travel(START + HOUR, tick=False):
-        yield dataclasses.replace(
-            desk, project=dataclasses.replace(desk.project, shard_groups=shards, reports=found)
-        )
+        yield replace(desk, project=replace(desk.project, shard_groups=shards, reports=found))
 
 
 _seconds = count()
@@ -120,10 +117,8 @@ def test_all_loads_are_told_when_the_last_slice_is_loaded(desk: Desk) -> None:
 
 def test_days_that_are_not_expected_are_not_waited_for(desk: Desk) -> None:
     first, second = desk.project.shard_groups["cities"]
-    shards = (dataclasses.replace(first, until_date=DAY - A_DAY), dataclasses.replace(second, from_date=DAY))
-    desk = dataclasses.replace(
-        desk, project=dataclasses.replace(desk.project, shard_groups={"cities": shards})
-    )
+    shards = (replace(first, until_date=DAY - A_DAY), replace(second, from_date=DAY))
+    desk = replace(desk, project=replace(desk.project, shard_groups={"cities": shards}))
     desk = desk.with_alerts(an_alert("morning", ("all_success",), loads=("orders",)))
     assert run(desk, *orders("done", 1)) == ["1 slice loaded"]
 
@@ -141,7 +136,7 @@ def test_the_run_that_repairs_the_last_one_sends_one_message(desk: Desk) -> None
 def test_a_shadow_run_is_no_success_of_the_loads(desk: Desk) -> None:
     shadow = desk.project.loads["orders"].model_copy(update={"name": "orders@x.y", "shadow_of": "orders"})
     loads = {**desk.project.loads, shadow.name: shadow}
-    desk = dataclasses.replace(desk, project=dataclasses.replace(desk.project, loads=loads)).with_alerts(
+    desk = replace(desk, project=replace(desk.project, loads=loads)).with_alerts(
         an_alert("all", ("all_success",))
     )
     run(desk, *orders("done", 0, 1), *orders("done", 0, work="calls"))
@@ -168,8 +163,8 @@ def test_the_death_of_an_earlier_run_is_no_failure_of_this_one(desk: Desk) -> No
 
 def test_a_load_without_days_counts_by_its_newest_date(desk: Desk) -> None:
     whole = desk.project.loads["calls"].model_copy(update={"slice_by": None})
-    project = dataclasses.replace(desk.project, loads={**desk.project.loads, "calls": whole})
-    desk = dataclasses.replace(desk, project=project).with_alerts(an_alert("all", ("all_success",)))
+    project = replace(desk.project, loads={**desk.project.loads, "calls": whole})
+    desk = replace(desk, project=project).with_alerts(an_alert("all", ("all_success",)))
     assert run(desk, *orders("done", 0, 1)) == [], "calls was never loaded"
     run(desk, *orders("done", 0, 1, day=NEXT, work="calls"))
     assert run(desk, *orders("done", 0, 1)) == ["all 4 slices loaded"], (
@@ -302,7 +297,7 @@ def test_what_an_earlier_version_remembered_is_taken_over(desk: Desk) -> None:
         " nullif(day, '1000-01-01'), newest, well, alert_id, heard FROM dwhctl_alert_failures"
     )
     desk.change("DROP TABLE dwhctl_alert_failures")
-    desk = dataclasses.replace(desk, store=desk.place.store())
+    desk = replace(desk, store=desk.place.store())
     desk.store.prepare()
     assert desk.place.rows("SELECT count(*) FROM dwhctl_alert_facts") == [(2,)], (
         "an earlier version may still run"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import time_machine
 import trustme
-from msgspec.structs import replace
 
 from dwhctl.alerts import channels, notifier
 from dwhctl.alerts.channels import open_channel as open_real_channel
@@ -308,7 +307,7 @@ def test_of_a_commands_refused_successes_the_newest_is_sent(
     desk: Desk, clock: time_machine.Traveller
 ) -> None:
     desk = desk.with_alerts(an_alert("success", ("all_success",)))
-    desk = dataclasses.replace(desk, project=with_shards(desk.project, "shard_001"))
+    desk = replace(desk, project=with_shards(desk.project, "shard_001"))
 
     def both(day: date) -> list[Item]:
         return [

@@ -11,8 +11,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cache
@@ -135,12 +135,15 @@ class MemoryStore(SessionStore):
         self.closed: dict[int, Closing] = {}
         self.target = target
 
-    def open(self, sessions: Sequence[NewSession], closings: Sequence[Closing] = ()) -> list[int]:
+    @contextmanager
+    def opening(
+        self, sessions: Sequence[NewSession], closings: Sequence[Closing] = ()
+    ) -> Iterator[list[int]]:
         first = len(self.opened) + 1
         self.opened += sessions
         for number, one in enumerate(sessions, first):
             self.target.accept(one.staged, str(one.shard), number)
-        return list(range(first, first + len(sessions)))
+        yield list(range(first, first + len(sessions)))
 
     def close(self, closings: Sequence[Closing]) -> None:
         for one in closings:

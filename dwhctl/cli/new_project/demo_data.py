@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
-from msgspec import Struct
 
 from dwhctl.project.loads import Shard
 from dwhctl.project.model import Project
@@ -34,7 +33,8 @@ _SURNAMES = ("Бондаренко", "Шевчук", "Кузьменко", "Че
 _COMMENTS = ("у подъезда №2", 'кафе "Ёлка"', "детское кресло", "C:\\чек | срочно", "позвонить за 5 минут")
 
 
-class Order(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Order:
     """One row of a city's database, in the order of the table's columns."""
 
     id: int

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import pymssql
-from msgspec import Struct
 from pymssql import _mssql
 
 from dwhctl.core.errors import AttemptError, ConnectError, DatabaseMissingError, SourceBusyError, TlsError
@@ -324,7 +323,8 @@ class _LoginFailure:
         return refused(self.connection.name, self._place, self.address.user, message)
 
 
-class LoginCheck(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class LoginCheck:
     """The result of a second login: the database's state, or the `failure` to log in."""
 
     state: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from datetime import date, datetime, timedelta
@@ -11,7 +12,6 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from dwhctl.alerts import telegram as telegram_html
 from dwhctl.alerts.channels import render
@@ -130,22 +130,22 @@ def test_the_mail_says_the_same_in_its_two_parts() -> None:
     ],
 )
 def test_the_first_line_tells_it_all(changes: dict[str, object], first_line: str) -> None:
-    digest = replace(DIGEST, **changes)  # type: ignore[arg-type]
+    digest = dataclasses.replace(DIGEST, **changes)  # type: ignore[arg-type]
     assert telegram(digest).text.splitlines()[0] == first_line
     assert mail(digest).subject == f"[dwhctl] {first_line.partition(' ')[2]}"
 
 
 def test_a_backfill_says_on_which_days() -> None:
     days = tuple(DAY - timedelta(days=number) for number in range(13))
-    reason = replace(DIGEST.reasons[0], days=days[:2])
-    text = telegram(replace(DIGEST, days=days, reasons=(reason,))).text
+    reason = dataclasses.replace(DIGEST.reasons[0], days=days[:2])
+    text = telegram(dataclasses.replace(DIGEST, days=days, reasons=(reason,))).text
     assert "109 of 150 loaded, 13 days from 2020-07-02 to 2020-07-14" in text
     assert "on 2 days from 2020-07-13 to 2020-07-14, 3 days in a row, since 2020-07-12" in text
 
 
 def test_reports_without_shards_and_missing_shards_and_last_lines() -> None:
     reason = Reason("city_orders", "dwh", "TargetRefusedError", "no such column", last_lines=("a <b>", "c"))
-    digest = replace(
+    digest = dataclasses.replace(
         DIGEST, kind=RunKind.REFRESH, reasons=(reason,), missing=("omsk", "tomsk"), recoveries=()
     )
     for text in (telegram(digest).text, mail(digest).text):
@@ -159,7 +159,7 @@ def test_a_hundred_and_fifty_reasons_leave_out_by_number() -> None:
         Reason("orders", "mssql_1", "QueryError", f"error {number}: {'x' * 300}", (f"city_{number}",))
         for number in range(150)
     )
-    digest = replace(DIGEST, reasons=reasons, done=0)
+    digest = dataclasses.replace(DIGEST, reasons=reasons, done=0)
     told = telegram(digest).text
     assert len(re.findall(r"^error \d+: ", told, re.MULTILINE)) == 8
     assert "\n... and 142 more reasons\n" in told
@@ -175,7 +175,7 @@ def test_where_it_is_too_long_fewer_are_told_not_half_of_them() -> None:
         Reason("orders", f"server_{number}", "E", "m" * 500, shards, streak=3, since=DAY)
         for number in range(20)
     )
-    told = telegram(replace(DIGEST, reasons=reasons, total=60_000)).text
+    told = telegram(dataclasses.replace(DIGEST, reasons=reasons, total=60_000)).text
     assert "orders: 3,000 shards on server_0\n" in told
     assert "... and 2,995 more\n" in told
     assert "... and 15 more reasons" in told
@@ -184,7 +184,9 @@ def test_where_it_is_too_long_fewer_are_told_not_half_of_them() -> None:
 
 def test_a_secret_in_an_error_is_masked() -> None:
     remember("pa<ss&word")
-    digest = replace(DIGEST, reasons=(replace(DIGEST.reasons[0], message="login with pa<ss&word failed"),))
+    digest = dataclasses.replace(
+        DIGEST, reasons=(dataclasses.replace(DIGEST.reasons[0], message="login with pa<ss&word failed"),)
+    )
     for message in (telegram(digest), mail(digest)):
         assert f"login with {MASKED} failed" in message.text
         assert "word failed" not in message.html.replace(MASKED, "").replace(" failed", "")
@@ -291,7 +293,7 @@ visible = st.text(
 @given(visible.map(str.strip).filter(bool))
 def test_a_message_arrives_as_it_was(message: str) -> None:
     """What a person sees is the error's own text, in both channels and both forms."""
-    digest = replace(DIGEST, reasons=(replace(DIGEST.reasons[0], message=message),))
+    digest = dataclasses.replace(DIGEST, reasons=(dataclasses.replace(DIGEST.reasons[0], message=message),))
     assert f"\n{message}\n" in telegram(digest).text
     assert f"\n{message}\n" in mail(digest).text
 
@@ -365,7 +367,7 @@ def test_what_a_digest_does_not_have_is_printed_as_nothing(tmp_path: Path) -> No
     mine = (
         '{"remark": "{{ digest.remark }}", "look": "{{ digest.look }}", "none": {{ digest.remark | tojson }}}'
     )
-    plain = replace(DIGEST, remark=None, look=None)
+    plain = dataclasses.replace(DIGEST, remark=None, look=None)
     keys = '[alerts.hook]\ntype = "webhook"\nwhen = ["one_failed"]\nurl = "http://127.0.0.1:1/a"\n'
     project = project_with(tmp_path, keys + MINE, mine=mine)
     sent = json.loads(render(project, project.alerts["hook"], plain).html)
@@ -420,7 +422,7 @@ def test_a_wrong_template_is_told_with_file_and_line(tmp_path: Path, template: s
     assert str(caught.value).startswith(f"config/alerts/mine.jinja: {problem}")
 
 
-RECOVERED = replace(
+RECOVERED = dataclasses.replace(
     DIGEST, subject="recovered", done=150, reasons=(), recoveries=(Recovery("orders", ("tver", "<omsk>")),)
 )
 FIRE = "🔥 wake up, {{ dag.dag_id }} is down"
@@ -523,7 +525,7 @@ def test_a_template_has_airflows_names(tmp_path: Path) -> None:
         " {{ logical_date.isoformat() }} {{ run_id }} {{ dag.dag_id }} {{ conn.warehouse.conn_id }}"
     )
     project = project_with(tmp_path, TELEGRAM + MINE, mine=mine)
-    days = replace(DIGEST, days=(DAY - timedelta(days=1), DAY))
+    days = dataclasses.replace(DIGEST, days=(DAY - timedelta(days=1), DAY))
     assert render(project, project.alerts["failures"], days).text == (
         "2020-07-14 20200714 2020-07-13 2020-07-15 20200714T000000 2020-07-15"
         " 2020-07-14T00:00:00+03:00 20200714T060001-4f1c orders, calls warehouse"
