@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dwhctl.core.errors import (
     AttemptError,
+    ConfigError,
     ConnectError,
     DatabaseMissingError,
     LoginRefusedError,
@@ -47,7 +48,14 @@ _YIELD_TIMES = 4
 _REFUSED = (LoginRefusedError, TlsError)
 _NOT_CONNECTED = (ConnectError, LoginRefusedError)
 #: Failures that do not show that the connection works.
-_NEUTRAL = (WorkerDiedError, QuarantinedError, TimedOutError, DatabaseMissingError, SourceBusyError)
+_NEUTRAL = (
+    WorkerDiedError,
+    QuarantinedError,
+    TimedOutError,
+    DatabaseMissingError,
+    SourceBusyError,
+    ConfigError,
+)
 
 
 class ConnectionJob(Protocol):
