@@ -181,6 +181,8 @@ class _Preparation:
                     done[load.name] = work(load)
                 else:
                     self.found.failures[load.name] = Failure.of(known)
+            except errors.ConfigError as error:  # such as a secret that is not there
+                self.found.failures[load.name] = Failure.of(error)
             except errors.AttemptError as error:
                 of_shards = error is self._finder.failure
                 is_down = isinstance(error, _OUT_OF_REACH) and not of_shards

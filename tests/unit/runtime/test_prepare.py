@@ -136,6 +136,29 @@ def test_a_table_that_cannot_be_described_costs_its_own_load_only(tmp_path: Path
     assert {*found.tables, *expected} == set(names)
 
 
+class WithoutSecret(FakeTarget):
+    """Has a password that is not there."""
+
+    def columns(self, table: str) -> Sequence[Column]:
+        raise ConfigError("connections.second.password: the environment variable NOT_THERE is not set")
+
+
+def test_a_warehouse_without_its_secret_costs_its_own_loads_only(tmp_path: Path) -> None:
+    loads = [
+        a_load(name=name, table=f"stage.{name}", slice_by=None, target=target)
+        for name, target in (("first", "second_dwh"), ("second", "dwh"), ("third", "second_dwh"))
+    ]
+    plan = Plan(tuple(planned("abakan", load=load) for load in loads))
+    targets = {"dwh": OneTableFails(0), "second_dwh": WithoutSecret()}
+    project = a_project(tmp_path)
+    found = describe_targets(project, plan, targets, Slots(tmp_path, {}), {}, lambda load: 1)
+    assert list(found.tables) == ["second"]
+    assert {(name, failure.error_class, failure.permanent) for name, failure in found.failures.items()} == {
+        ("first", "ConfigError", True),
+        ("third", "ConfigError", True),
+    }
+
+
 class AllTablesFail(FakeTarget):
     """Fails for each table, so many times."""
 
