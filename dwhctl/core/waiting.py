@@ -216,6 +216,11 @@ def caught_signals(numbers: Collection[signal.Signals] = ENDING_SIGNALS) -> Iter
     }
     try:
         yield signals
+    except Exception as error:
+        if signals.received is None or signals.listener is not None:
+            raise
+        # A library may raise an error of its own in the place of the one that it was interrupted by, as DuckDB does.
+        raise Interrupted(signals.received) from error
     finally:
         for number, handler in before.items():
             if signal.getsignal(number) == signals.handle:

@@ -129,6 +129,9 @@ class Run(ABC):
     def loop(self, scheduler: Scheduler[Any, Any, Any]) -> None:
         """Run the loop to its end. From here on a signal is an event of the loop."""
         self._signals.listener = self._stop_soon
+        if self._signals.received is not None:
+            # What its handler raised was lost: Python ignores the errors of destructors, and so do some libraries.
+            self._stop_soon(self._signals.received)
         try:
             self.result.signal = scheduler.run()
             if self.result.signal is None:

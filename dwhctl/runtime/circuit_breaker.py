@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from dwhctl.core.errors import (
     AttemptError,
+    ConfigError,
     ConnectError,
     DatabaseMissingError,
     LoginRefusedError,
@@ -49,7 +50,14 @@ _YIELD_TIMES = 4
 _REFUSED = (LoginRefusedError, TlsError)
 _NOT_CONNECTED = (ConnectError, LoginRefusedError)
 #: Failures that do not show that the connection works.
-_NEUTRAL = (WorkerDiedError, QuarantinedError, TimedOutError, DatabaseMissingError, SourceBusyError)
+_NEUTRAL = (
+    WorkerDiedError,
+    QuarantinedError,
+    TimedOutError,
+    DatabaseMissingError,
+    SourceBusyError,
+    ConfigError,
+)
 
 
 class ConnectionJob(Protocol):

@@ -65,7 +65,8 @@ class Failures:
     def command(self, tasks: Sequence[FailingTask], place: Path | None = None) -> str | None:
         """Return the command that retries the slices of these tasks of one load, or of one report.
 
-        None: the configuration no longer expects any of them. `place` is the value of --project, if it was given.
+        None: the configuration no longer expects any of them. `place` is the value of --project, if it was given. Where
+        one command cannot load them all there are several, with "; " between.
         """
         slices = [slice for task in tasks for slice in task.slices if self._is_expected(slice)]
         if not slices:
@@ -75,12 +76,25 @@ class Failures:
             return in_project(retry_reports([name], newest), place)
         if not self._is_whole(slices[0]):
             return retry_slices([(name, str(slice.shard), slice.day) for slice in slices], place)
-        # The date is only a label, and a success clears the failures up to its date. A closed shard has none today.
-        today = datetime.now(self._project.zone).date()
-        shards = "".join(f" --shard {shard}" for shard in dict.fromkeys(slice.shard for slice in slices))
-        is_open = all(self._is_expected(replace(slice, day=today)) for slice in slices)
-        label = "today" if newest <= today and is_open else newest
-        return in_project(f"dwhctl load {as_asked(name)} --date {label}{shards}", place)
+        # Together where one date is right for all: a closed shard may lack the newer days of the others.
+        together = self._label(slices)
+        labels: dict[str, str] = {}
+        for shard in dict.fromkeys(slice.shard for slice in slices):
+            label = together or self._label([slice for slice in slices if slice.shard == shard])
+            labels[label] = f"{labels.get(label, '')} --shard {shard}"
+        load = f"dwhctl load {as_asked(name)} --date"
+        return "; ".join(in_project(f"{load} {label}{shards}", place) for label, shards in labels.items())
+
+    def _label(self, slices: Sequence[UnsuccessfulSlice]) -> str:
+        """Return a date at which a success of a load without slice_by clears these failures; empty if there is none.
+
+        The date is only a label, and a success clears the failures up to it. A closed shard has none today.
+        """
+        newest, today = max(slice.day for slice in slices), datetime.now(self._project.zone).date()
+        for day, label in ((today, "today"), (newest, str(newest))):
+            if day >= newest and all(self._is_expected(replace(slice, day=day)) for slice in slices):
+                return label
+        return ""
 
     def _of(self, name: str) -> tuple[Load | None, dict[str, Shard]]:
         if name not in self._known:

@@ -97,10 +97,11 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
     chosen_loads(project, request.loads)
     tasks = chosen_tasks(project, request.loads, request.shards)
     slices, starts, before_start, after_end = [], set(), 0, 0
+    newest = max(request.days, default=None)
     for day in dict.fromkeys(request.days):
         for load, shards in tasks:
             # Its rows are those of now: the newest day decides which shards are expected.
-            if load.slice_by is None and day != max(request.days):
+            if load.slice_by is None and day != newest:
                 continue
             for shard in shards:
                 if is_before_start(load, shard, day):

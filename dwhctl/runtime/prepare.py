@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 import random
 import threading
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -20,6 +21,7 @@ from dwhctl.core import errors
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import split_statements
 from dwhctl.core.waiting import retry_seconds
+from dwhctl.core.words import counted
 from dwhctl.project.templates import render_file
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.failures import keep_create_place
@@ -29,8 +31,6 @@ from dwhctl.systems.base.staging import described_each
 from dwhctl.systems.base.system import TargetOptions, system_of
 
 if TYPE_CHECKING:
-    from tenacity import RetryCallState
-
     from dwhctl.core.columns import Column
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
@@ -106,8 +106,8 @@ def describe_targets(
 ) -> PreparedTables:
     """Prepare the table of each load of the plan; a permanent failure costs the slices of its load only.
 
-    A warehouse that is out of reach is waited for once, not once for each of its loads. Shards out of reach, of which a
-    table should be made, are only waited for when no other load waits.
+    A warehouse that is out of reach or fails is waited for once, not once for each of its loads. Shards out of reach,
+    of which a table should be made, are only waited for when no other load waits.
     """
     finder, connected = TableColumnsFinder(project, slots), _Connected(targets, slots)
     preparation = _Preparation(project, targets, blocked, retries, notify, finder, connected)
@@ -140,70 +140,63 @@ class _Preparation:
 
     def run(self) -> None:
         """Fill `found`."""
-        # The columns need it; meanwhile this thread waits for the warehouses.
-        threading.Thread(target=importlib.import_module, args=("pyarrow",), daemon=True).start()
-        for name, loads in self.loads.items():
-            created = [load for load in loads if self._tried([load], partial(self._create, load))]
-            described = self._tried(created, partial(self._describe, name, created)) if created else None
-            if described is None:
-                continue
-            for load in created:
-                table = self._tried([load], partial(self._table, load, described.get(load.table)))
-                if table is not None:
-                    self.found.tables[load.name] = table
+        threading.Thread(target=_import_pyarrow, daemon=True).start()
+        for loads in self.loads.values():
+            names = self._tried(loads, self._create)
+            created = [load for load in loads if load.name in names]
+            self.found.tables |= self._tried(created, partial(self._table, created, {}))
         self._connected.end()
 
-    def _tried(self, loads: Sequence[Load], work: Callable[[], Result]) -> Result | None:
-        """Return what the work for loads of one target returns; None when each of them has failed."""
-        first = loads[0]
-        try:
-            if (known := self._blocked.get(first.name) or self._down.get(first.target)) is not None:
-                raise known
-            return self._retried(first, work)
-        except errors.AttemptError as error:
-            self.found.failures.update({load.name: Failure.of(error) for load in loads})
-            of_target = first.name not in self._blocked and error is not self._finder.failure
-            if isinstance(error, _OUT_OF_REACH) and of_target:
-                self._down[first.target] = error
-            return None
+    def _tried(self, loads: Sequence[Load], work: Callable[[Load], Result]) -> dict[str, Result]:
+        """Return by load what the work for loads of one target returns; those for which it fails are left out.
 
-    def _retried(self, load: Load, work: Callable[[], Result]) -> Result:
-        """Try as often as the load's slices are tried, with a notice for each failure that may pass."""
-        retries = self._retries(load)
-
-        def may_pass(error: BaseException) -> bool:
-            waits = error is not self._finder.failure or len(self.slices) == 1
-            return waits and isinstance(error, errors.AttemptError) and not error.permanent
-
-        def seconds(state: RetryCallState) -> float:
+        Each is tried as often as its slices are. They wait together: a warehouse may fail for hundreds of tables.
+        """
+        left, done, tries = list(loads), dict[str, Result](), Counter[str]()
+        while (again := self._try_each(left, work, done, tries)) is not None:
+            load, error = again
             # Up to a second more: runs that want one file at once do not meet again.
-            return retry_seconds(load.retry_delay, state.attempt_number) + random.random()  # noqa: S311 - no secret
-
-        def notify(state: RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
+            seconds = retry_seconds(load.retry_delay, tries[load.name]) + random.random()  # noqa: S311 - no secret
             what = "a shard" if error is self._finder.failure else f"the warehouse {load.target}"
-            tried = f"attempt {state.attempt_number} of {retries + 1} failed: {error}"
-            text = f"{what} is not ready for load {load.name}: {tried}; will retry in {state.upcoming_sleep:.0f} s"
+            others = f" and {counted(len(left) - 1, 'other')}" if len(left) > 1 else ""
+            tried = f"attempt {tries[load.name]} of {self._retries(load) + 1} failed: {error}"
+            text = f"{what} is not ready for load {load.name}{others}: {tried}; will retry in {seconds:.0f} s"
             self._notify(Notice(text))
+            time.sleep(seconds)
+        return done
 
-        try:
-            return work()  # as nearly always: a run has hundreds of tables
-        except errors.AttemptError as error:
-            if not may_pass(error):
-                raise
-            failures = [error]
-        from tenacity import Retrying, retry_if_exception, stop_after_attempt
-
-        def attempt() -> Result:
-            if failures:
-                raise failures.pop()
-            return work()
-
-        stop = stop_after_attempt(retries + 1)
-        attempts = Retrying(
-            retry=retry_if_exception(may_pass), stop=stop, wait=seconds, before_sleep=notify, reraise=True
-        )
-        return attempts(attempt)
+    def _try_each(
+        self,
+        left: list[Load],
+        work: Callable[[Load], Result],
+        done: dict[str, Result],
+        tries: Counter[str],
+    ) -> tuple[Load, errors.AttemptError] | None:
+        """Try the loads that are left, and remove those that need no other attempt. Return one of the others."""
+        again: tuple[Load, errors.AttemptError] | None = None
+        for load in tuple(left):
+            tries[load.name] += 1
+            try:
+                if (known := self._blocked.get(load.name) or self._down.get(load.target)) is None:
+                    done[load.name] = work(load)
+                else:
+                    self.found.failures[load.name] = Failure.of(known)
+            except errors.ConfigError as error:  # such as a secret that is not there
+                self.found.failures[load.name] = Failure.of(error)
+            except errors.AttemptError as error:
+                of_shards = error is self._finder.failure
+                is_down = isinstance(error, _OUT_OF_REACH) and not of_shards
+                waits = not of_shards or len(self.slices) == 1
+                if waits and not error.permanent and tries[load.name] <= self._retries(load):
+                    again = again or (load, error)
+                    if is_down:
+                        break  # the next one would find it down as well
+                    continue
+                self.found.failures[load.name] = Failure.of(error)
+                if is_down:
+                    self._down[load.target] = error
+            left.remove(load)
+        return again
 
     def _create(self, load: Load) -> bool:
         if load.create is not None:
@@ -211,15 +204,17 @@ class _Preparation:
                 _run_create(self._project, load, self._targets[load.target])
         return True
 
-    def _describe(self, name: str, loads: Sequence[Load]) -> Mapping[str, Described]:
+    def _describe(self, loads: Sequence[Load]) -> Mapping[str, Described | None]:
         """Return what is known of the tables: nothing where one fails, so that each is then described alone."""
+        target, tables = loads[0].target, [load.table for load in loads]
+        nothing: Mapping[str, Described | None] = dict.fromkeys(tables)
         try:
-            with self._connected.to(name):
-                return self._targets[name].described([load.table for load in loads])
+            with self._connected.to(target):
+                return {**nothing, **self._targets[target].described(tables)}
         except _OUT_OF_REACH:
             raise
         except errors.AttemptError:
-            return {}
+            return nothing
 
     def _described_alone(self, load: Load) -> Described:
         try:
@@ -230,8 +225,14 @@ class _Preparation:
                 error.args = (f"reading the columns of {load.table}: {error}",)
             raise
 
-    def _table(self, load: Load, described: Described | None) -> TargetTable:
-        """Return the table. Raise TargetRefusedError for one in which slices cannot be replaced."""
+    def _table(self, loads: Sequence[Load], known: dict[str, Described | None], load: Load) -> TargetTable:
+        """Return the table. Raise TargetRefusedError for one in which slices cannot be replaced.
+
+        `known` takes what the target says of the tables of all its `loads`.
+        """
+        if not known:
+            known.update(self._describe(loads))
+        described = known[load.table]
         described = self._described_alone(load) if described is None else described
         if isinstance(described, errors.TargetRefusedError):
             if load.create is not None or not is_missing(described):
@@ -254,6 +255,12 @@ class _Preparation:
         with self._connected.to(load.target):
             make_table(self._targets[load.target], load, table)
             return self._targets[load.target].columns(load.table)
+
+
+def _import_pyarrow() -> None:
+    """Import what the columns need, while another thread waits for the warehouses."""
+    with suppress(Exception):  # the one that needs it raises the error again
+        importlib.import_module("pyarrow")
 
 
 class _Connected:

@@ -29,8 +29,6 @@ _END = "\0"
 #: A body whose selector is not a plain path is held in memory as a whole, which takes ten times its size.
 MOST_WHOLE = 16 * 2**20
 
-Steps = tuple[str | int, ...]
-
 
 def _no_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -18,8 +19,8 @@ import duckdb
 import pytest
 
 from dwhctl.core import waiting
-from dwhctl.core.errors import LockHeldError, TargetBusyError, TargetRefusedError
-from dwhctl.core.waiting import Wait, Waiting, announced
+from dwhctl.core.errors import ExitCode, Interrupted, LockHeldError, TargetBusyError, TargetRefusedError
+from dwhctl.core.waiting import Wait, Waiting, announced, caught_signals
 from dwhctl.core.words import use_zone
 from dwhctl.runtime.events import Event, Notice
 from dwhctl.runtime.locks import StateDir, held_in_sessions, held_work
@@ -326,3 +327,25 @@ def test_a_load_that_gets_no_slot_says_who_has_it(tmp_path: Path, said: list[Wai
     assert said == [], "a run shows its waits itself"
     [log] = (tmp_path / "state" / "logs").glob("*.jsonl")
     assert '"event":"waiting"' in log.read_text()
+
+
+def test_a_signal_is_no_error_of_the_library_that_it_interrupts() -> None:
+    """DuckDB raises an error of its own in the place of that of a handler."""
+
+    def query(listener: Callable[[ExitCode], None] | None, text: str, *, is_ended: bool) -> None:
+        with caught_signals() as signals:
+            signals.listener = listener
+            if is_ended:
+                with suppress(Interrupted):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    time.sleep(1)
+            raise RuntimeError(text)
+
+    with pytest.raises(Interrupted) as caught:
+        query(None, "Query interrupted", is_ended=True)
+    assert caught.value.exit_code is ExitCode.TERMINATED
+    with pytest.raises(RuntimeError, match="another"):
+        query(None, "another", is_ended=False)
+    # A listener is told of the signal: what is raised then is an error.
+    with pytest.raises(RuntimeError, match="a third"):
+        query(lambda _: None, "a third", is_ended=True)

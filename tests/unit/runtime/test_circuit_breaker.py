@@ -6,6 +6,7 @@ import pytest
 
 from dwhctl.core.errors import (
     AttemptError,
+    ConfigError,
     ConnectError,
     DatabaseMissingError,
     LoginRefusedError,
@@ -216,6 +217,19 @@ def test_it_has_one_slice_under_way_while_others_can_use_the_workers() -> None:
     list(breaker.finished(a_job(), None, 6.0))
     breaker.started(a_job(), 6.0)
     assert breaker.is_first_choice(a_job(shard="chita"))
+
+
+def test_a_secret_that_cannot_be_read_is_no_sign_of_life() -> None:
+    """The connection was not used: with the next secret its login may be refused, once for each database."""
+    missing = Failure.of(ConfigError("the file /run/secrets/dwh does not exist"))
+    breaker = parked()
+    breaker.started(a_job(), 10.0)
+    assert list(breaker.finished(a_job(), missing, 11.0)) == []
+    assert not breaker.login_known("server_0")
+    new = CircuitBreaker()
+    new.started(a_job(), 0.0)
+    assert list(new.finished(a_job(), missing, 1.0)) == []
+    assert (new.works("server_0"), new.login_known("server_0")) == (False, None)
 
 
 @pytest.mark.parametrize("error", [TimedOutError(), WorkerDiedError(), ConnectError()])

@@ -250,16 +250,24 @@ def test_the_command_for_a_closed_shard_of_a_load_without_days_has_a_day_that_it
     whole = project.loads["orders"].model_copy(update={"slice_by": None})
     project = dataclasses.replace(project, loads={"orders": whole}, shard_groups={"cities": shards})
 
-    def task(shard: str) -> FailingTask:
+    def task(shard: str, day: date = DAY) -> FailingTask:
         name, now = f"orders__{shard}", datetime.now(UTC)
         slice = UnsuccessfulSlice(
-            1, name, "orders", shard, DAY, State.FAILED, now, "it is so", replaced=False
+            1, name, "orders", shard, day, State.FAILED, now, "it is so", replaced=False
         )
-        return FailingTask(name, "orders", shard, (slice,), 1, DAY)
+        return FailingTask(name, "orders", shard, (slice,), 1, day)
 
     failures = Failures(project)
     assert failures.command([task(SHARDS[0])]) == f"dwhctl load orders --date {DAY} --shard {SHARDS[0]}"
     assert failures.command([task(SHARDS[1])]) == f"dwhctl load orders --date today --shard {SHARDS[1]}"
+    both = f"dwhctl load orders --date {DAY} --shard {SHARDS[0]} --shard {SHARDS[1]}"
+    assert failures.command([task(SHARDS[0]), task(SHARDS[1])]) == both
+    # The page has one command for all shards of a load with one error: the closed one lacks the others' newer days.
+    later = [task(shard, DAY + timedelta(days=3)) for shard in SHARDS[1:3]]
+    assert failures.command([task(SHARDS[0]), *later], Path("/p")) == (
+        f"dwhctl load orders --date {DAY} --shard {SHARDS[0]} --project /p;"
+        f" dwhctl load orders --date today --shard {SHARDS[1]} --shard {SHARDS[2]} --project /p"
+    )
 
 
 def test_a_secret_that_is_not_there_is_no_defect() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,23 @@ def test_a_load_without_slices_is_loaded_once_whatever_the_days() -> None:
     assert names(project(whole={"slice_by": None}), days=DAYS[::-1]) == [
         ("whole", "abakan", 14), ("whole", "achinsk", 14), ("whole", "chita", 14),
     ]  # fmt: skip
+
+
+class Days(tuple[date, ...]):
+    """Days that count how often they are gone through."""
+
+    reads = 0
+
+    def __iter__(self) -> Iterator[date]:
+        Days.reads += 1
+        return super().__iter__()
+
+
+def test_loads_without_slices_take_no_longer_for_many_days() -> None:
+    loads: dict[str, dict[str, Any]] = {f"whole_{number}": {"slice_by": None} for number in range(20)}
+    plan = candidates(project(**loads), LoadRequest(days=Days(days_back(DAYS[0], 100))))
+    assert len(plan.slices) == len(loads) * len(SHARDS)
+    assert Days.reads <= 2
 
 
 def test_globs_choose_shards_and_each_must_match() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import importlib
+import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -17,6 +19,7 @@ from dwhctl.core.errors import ConfigError, TargetBusyError, TargetError, Target
 from dwhctl.load.run import plan_load
 from dwhctl.project.connections import SYSTEMS, Connection
 from dwhctl.project.read import read_project
+from dwhctl.runtime.events import Notice
 from dwhctl.runtime.plan import LoadRequest, Plan
 from dwhctl.runtime.prepare import describe_targets, targets_of
 from dwhctl.runtime.slots import Slots
@@ -85,16 +88,17 @@ OWN = [
 
 
 def test_the_tables_of_a_warehouse_are_described_at_once_and_one_costs_its_own_load_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     names = [f"load_{number}" for number in range(5)]
     loads = [a_load(name=name, table=f"stage.{name}", slice_by=None) for name in names]
     target = ManyTables()
     plan = Plan(tuple(planned("abakan", load=load) for load in loads))
-    monkeypatch.setitem(sys.modules, "tenacity", None)  # nothing is tried again
+    said: list[Notice] = []
     found = describe_targets(
-        a_project(tmp_path), plan, {"dwh": target}, Slots(tmp_path, {}), {}, lambda load: 1
+        a_project(tmp_path), plan, {"dwh": target}, Slots(tmp_path, {}), {}, lambda load: 1, said.append
     )
+    assert said == []  # nothing is tried again
     assert target.asked == [[f"stage.{name}" for name in names]]
     assert list(found.tables) == ["load_0", "load_1", "load_3", "load_4"]
     assert [(name, failure.message) for name, failure in found.failures.items()] == [
@@ -130,6 +134,97 @@ def test_a_table_that_cannot_be_described_costs_its_own_load_only(tmp_path: Path
     expected = {"load_2": "reading the columns of stage.load_2: the answer was cut"} if failures > 2 else {}
     assert {name: failure.message for name, failure in found.failures.items()} == expected
     assert {*found.tables, *expected} == set(names)
+
+
+class WithoutSecret(FakeTarget):
+    """Has a password that is not there."""
+
+    def columns(self, table: str) -> Sequence[Column]:
+        raise ConfigError("connections.second.password: the environment variable NOT_THERE is not set")
+
+
+def test_a_warehouse_without_its_secret_costs_its_own_loads_only(tmp_path: Path) -> None:
+    loads = [
+        a_load(name=name, table=f"stage.{name}", slice_by=None, target=target)
+        for name, target in (("first", "second_dwh"), ("second", "dwh"), ("third", "second_dwh"))
+    ]
+    plan = Plan(tuple(planned("abakan", load=load) for load in loads))
+    targets = {"dwh": OneTableFails(0), "second_dwh": WithoutSecret()}
+    project = a_project(tmp_path)
+    found = describe_targets(project, plan, targets, Slots(tmp_path, {}), {}, lambda load: 1)
+    assert list(found.tables) == ["second"]
+    assert {(name, failure.error_class, failure.permanent) for name, failure in found.failures.items()} == {
+        ("first", "ConfigError", True),
+        ("third", "ConfigError", True),
+    }
+
+
+class AllTablesFail(FakeTarget):
+    """Fails for each table, so many times."""
+
+    def __init__(self, failures: Mapping[str, int]) -> None:
+        super().__init__()
+        self.failures = Counter(failures)
+
+    def columns(self, table: str) -> Sequence[Column]:
+        if self.failures[table]:
+            self.failures[table] -= 1
+            raise TargetError("not enough memory")
+        return OWN
+
+
+def test_tables_that_fail_wait_together_and_each_is_tried_as_often_as_its_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retries = {f"load_{number}": number % 3 for number in range(60)}
+    loads = [
+        a_load(name=name, table=f"stage.{name}", slice_by=None, retry_delay=timedelta(minutes=1))
+        for name in retries
+    ]
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    said: list[Notice] = []
+    # All are described at once first, which ends with the first that fails.
+    target = AllTablesFail({f"stage.{name}": 2 for name in retries} | {"stage.load_0": 3})
+    plan = Plan(tuple(planned("abakan", load=load) for load in loads))
+    found = describe_targets(
+        a_project(tmp_path),
+        plan,
+        {"dwh": target},
+        Slots(tmp_path, {}),
+        {},
+        lambda load: retries[load.name],
+        said.append,
+    )
+    assert set(found.tables) == {name for name, times in retries.items() if times == 2}
+    assert set(found.failures) == set(retries) - set(found.tables)
+    assert [round(seconds / 60) for seconds in slept] == [1, 2]
+    assert [notice.text.partition(": ")[0] for notice in said] == [
+        "the warehouse dwh is not ready for load load_1 and 39 others",
+        "the warehouse dwh is not ready for load load_2 and 19 others",
+    ]
+
+
+def test_a_broken_pyarrow_is_an_error_of_the_one_that_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported: list[str] = []
+    of_threads: list[threading.ExceptHookArgs] = []
+
+    def broken(name: str) -> None:
+        imported.append(name)
+        raise ImportError("libarrow.so: cannot open shared object file")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    monkeypatch.setattr(threading, "excepthook", of_threads.append)
+    before = set(threading.enumerate())
+    plan = Plan((planned("abakan", load=a_load(slice_by=None)),))
+    describe_targets(
+        a_project(tmp_path), plan, {"dwh": OneTableFails(0)}, Slots(tmp_path, {}), {}, lambda load: 0
+    )
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+    assert (imported, of_threads) == (["pyarrow"], [])
 
 
 def test_a_shard_that_this_version_cannot_read_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
