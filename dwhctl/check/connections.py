@@ -9,11 +9,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
-
-from msgspec import Struct
 
 from dwhctl.core.errors import AttemptError, ConfigError, DwhctlError, InternalError, TargetBusyError
 from dwhctl.core.secrets import Secret
@@ -43,7 +42,8 @@ _CONNECTIONS_AT_ONCE = 8
 _SLOT_SECONDS = 30.0
 
 
-class RoundTrip(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
     """The result of one round trip; the fields are the columns of the listing, and of the JSON result."""
 
     connection: str

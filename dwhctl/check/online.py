@@ -12,8 +12,7 @@ from datetime import date, timedelta
 from functools import partial
 from itertools import chain
 
-from msgspec import Struct
-from msgspec.structs import replace
+from msgspec import Struct, structs
 
 from dwhctl.core.columns import SERVICE_FIELDS, Column
 from dwhctl.core.errors import (
@@ -272,7 +271,7 @@ class OnlineCheck:
         if slice_.start is not None and slice_.start_at is not None:
             # An empty slice: it ends where it starts.
             binds, instants = (dict.fromkeys(query.binds, at) for at in (slice_.start, slice_.start_at))
-            query = replace(query, binds=binds, instants=instants)
+            query = structs.replace(query, binds=binds, instants=instants)
         connection = self._project.connections[shard.connection]
         options = SourceOptions(slice_.zone, _TIMEOUT_SECONDS, state_dir=self._project.state_dir)
         with system_of(connection).open_source(connection, shard.database, options) as source:

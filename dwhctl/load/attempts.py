@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, field
-from msgspec.structs import replace
+from msgspec import Struct, field, structs
 
 from dwhctl.core.errors import QuarantinedError, WorkerDiedError
 from dwhctl.core.waiting import Wait, retry_seconds
@@ -52,7 +49,7 @@ if TYPE_CHECKING:
 #: A wait for workers to start is announced after this.
 _SLOW_START_SECONDS = 5.0
 _MAX_DEATHS = 2
-#: The timeout of an attempt begins when its worker on a cluster has begun with it, but no later than this.
+#: An attempt's timeout begins no later than this if its worker on a cluster has not begun with it.
 _MOST_QUEUED_SECONDS = 60.0
 
 
@@ -76,9 +73,7 @@ class SliceJob(Job):
         self.slots_wanted: float | None = None
 
     def closed(self, facts: ClosedFacts, attempt: Attempt[Any, Any] | None) -> SliceClosed:
-        if attempt is None:
-            return SliceClosed(*facts)
-        return SliceClosed(*facts, attempt.steps, attempt.runner.failed_in)
+        return SliceClosed(*facts, *((attempt.steps, attempt.runner.failed_in) if attempt else ()))
 
     def seconds_waited(self, now: float) -> float:
         """Return how long it waited for slots, now that it has them."""
@@ -96,8 +91,7 @@ class SliceJob(Job):
         return Failure.of(WorkerDiedError(f"the worker process died: {why}"))
 
 
-@dataclass(slots=True, eq=False)
-class InWorker:
+class InWorker(Struct, eq=False):
     """What works on an attempt: a worker process; then its rows wait in a group to be published.
 
     The worker and the slots of a `direct` attempt are busy until then. `given` is when the worker was given the order.
@@ -108,14 +102,14 @@ class InWorker:
 
     worker: Worker
     parts: Parts | None = None
-    at_work: dict[Worker, tuple[Slot, ...]] = dataclasses.field(default_factory=dict)
+    at_work: dict[Worker, tuple[Slot, ...]] = field(default_factory=dict)
     slots_waited: float = 0.0
     given: float | None = None
     ended_before: int = 0
     answered: bool = False
     put_off: bool = False
     group: PublishGroup | None = None
-    filled: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    filled: Mapping[str, str] = field(default_factory=dict)
     failed_in: str | None = None
     direct: DirectPublication | None = None
     kept: tuple[bool, bool] = (False, False)
@@ -140,8 +134,7 @@ def slice_jobs(plan: Plan, targets: Mapping[str, Target], *, local: bool) -> lis
     ]
 
 
-@dataclass(slots=True, eq=False)
-class Doubt:
+class Doubt(Struct, eq=False):
     """The attempts of one commit, each with its outcome. `look_at` is a monotonic time; None during a look-up."""
 
     load: Load
@@ -248,10 +241,9 @@ class SliceStarter:
         self._delivered = parts.delivered
 
     def start(self, now: float) -> Iterator[SliceAttempt]:
-        """Take as many jobs as there are workers and slots for, open their sessions, and yield them.
+        """Yield attempts at as many jobs as there are workers and slots for, with their sessions.
 
-        Processes begin while the sessions are being written, which takes the disk some time: the publisher hears of
-        what they stage from the thread that writes. What works in this thread, or on a cluster, begins afterwards.
+        Processes begin while these are being written: only this thread tells the publisher what they staged.
         """
         loop = self._loop
         loop.blocked, loop.lacking = False, ()
@@ -270,10 +262,10 @@ class SliceStarter:
         loop.blocked &= self._jobs.has_queued
         if started:
             workers = [attempt.runner.worker for attempt in started]
-            beside = all(worker.keeps for worker in workers)
+            beside = started if all(worker.keeps for worker in workers) else []
             with loop.attempts.opening(started, map(self._pool.number, workers)):
-                yield from started if beside else ()
-            yield from () if beside else started
+                yield from beside
+            yield from started[len(beside) :]
 
     def note_start(self) -> None:
         """Announce that the run waits for its first worker."""
@@ -300,14 +292,16 @@ class SliceStarter:
             return Parts([self.order(attempt, table)])
         load, shard, slice_ = attempt.job.config, attempt.job.planned.shard, attempt.job.planned.slice
         check_split(self._project, load, shard, slice_)
-        order = replace(self.order(attempt, table), parts=attempt.job.parts, split_by=load.split_by)
-        keys = replace(order, step=Step.KEYS)
-        cut = replace(order, step=Step.CUT)
+        order = structs.replace(self.order(attempt, table), parts=attempt.job.parts, split_by=load.split_by)
+        keys = structs.replace(order, step=Step.KEYS)
+        cut = structs.replace(order, step=Step.CUT)
         if load.split_by is not None:
             is_key = load.split_by.lower() in map(str.lower, load.key)
             return Parts((), cut, None if is_key else keys)
         orders = [
-            replace(order, slice=part, query=render_extract(self._project, load, shard, part), part=number)
+            structs.replace(
+                order, slice=part, query=render_extract(self._project, load, shard, part), part=number
+            )
             for number, part in enumerate(time_parts(slice_, attempt.job.parts), 1)
         ]
         # Several refused logins at once would lock an account: one worker logs in first.

@@ -9,10 +9,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-
-from msgspec import Struct
 
 from dwhctl.core.errors import StateDirError, UsageError
 from dwhctl.core.files import left_behind
@@ -30,7 +29,8 @@ _OLD = timedelta(days=7)
 _ANY_AGE = datetime.max.replace(tzinfo=UTC)
 
 
-class Removal(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Removal:
     """One kind of thing that is removed. The JSON result has these fields."""
 
     what: str
@@ -124,7 +124,8 @@ WINDOW = 4_000
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.03, 1.0
 
 
-class PruneRequest(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class PruneRequest:
     """What to prune. `everything`: also the sessions by which the state of an old slice is known."""
 
     keep: timedelta

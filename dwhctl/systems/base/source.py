@@ -30,8 +30,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from msgspec import Struct, field
-from msgspec.structs import replace
+from msgspec import Struct, field, structs
 
 from dwhctl.core.errors import AttemptError, QueryError, UsageError
 from dwhctl.core.sql import first_word, split_statements
@@ -177,7 +176,7 @@ class SqlSource(Source):
             return query
         # The query begins in the first line, so that the lines of errors are its own.
         sql = self._over(query.sql, lambda source: f"SELECT * FROM {source} AS slice WHERE {condition}")
-        return replace(query, sql=sql)
+        return structs.replace(query, sql=sql)
 
     def _over(self, sql: str, write: Callable[[str], str]) -> str:
         """Return the SELECT that `write` makes of a SELECT as a derived table for FROM."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 import re
 import socket
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from msgspec import Struct
 
 from dwhctl.core.errors import (
     About,
@@ -70,7 +69,8 @@ _NET_LIB = re.compile(r"(?:Net-Lib|Operating System) error during ([^\n]*?) \((-
 _LONGEST = 400
 
 
-class ServerMessage(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ServerMessage:
     """The server's number, severity and message in an error of the driver, and DB-Library's numbers.
 
     `number` is None without a message of the server: none came, or the driver hides it. It is 0 when only the message

@@ -11,10 +11,9 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
-
-from msgspec import Struct
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError
@@ -84,7 +83,8 @@ _DECLARED = re.compile(r"(?P<name>[^()]+?)\s*(?:\((?P<first>\d+|max)(?:,\s*(?P<s
 _OCTETS_PER_PLACE = 3
 
 
-class ResultColumn(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ResultColumn:
     """A row of `sp_describe_first_result_set`."""
 
     name: str | None
