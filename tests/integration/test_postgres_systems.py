@@ -126,8 +126,15 @@ _NO_DELETE = (
             f"INSERT INTO stage.old SELECT * FROM {TABLE}; TRUNCATE ONLY {TABLE}",
             *(statement.replace(f"ON {TABLE}", "ON stage.old") for statement in _NO_DELETE),
         ),
+        (
+            (
+                "CREATE FUNCTION stage.again() RETURNS trigger LANGUAGE plpgsql"
+                f" AS 'BEGIN INSERT INTO {TABLE} SELECT OLD.*; RETURN NULL; END'"
+            ),
+            f"CREATE TRIGGER again AFTER DELETE ON {TABLE} FOR EACH ROW EXECUTE FUNCTION stage.again()",
+        ),
     ],
-    ids=["trigger", "rule", "trigger of a part"],
+    ids=["trigger", "rule", "trigger of a part", "trigger afterwards"],
 )
 def test_a_table_that_keeps_its_old_rows_is_refused(target: PostgresTarget, kept: tuple[str, ...]) -> None:
     """The new rows would stand beside the old ones, with a session that says that all is well."""
@@ -189,12 +196,27 @@ _CHANGE = "CREATE FUNCTION stage.change() RETURNS trigger LANGUAGE plpgsql AS 'B
 _TRIGGER = f"CREATE TRIGGER change BEFORE INSERT ON {TABLE} FOR EACH ROW EXECUTE FUNCTION stage.change()"
 
 
-@pytest.mark.parametrize(("change", "moves"), [("NEW.etl_source := ''x''", True), ("NEW.v := ''2''", False)])
+_DEFERRED = (
+    f"CREATE CONSTRAINT TRIGGER change AFTER INSERT ON {TABLE} DEFERRABLE INITIALLY DEFERRED"
+    " FOR EACH ROW EXECUTE FUNCTION stage.change()"
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "trigger", "moves"),
+    [
+        ("NEW.etl_source := ''x''", _TRIGGER, True),
+        ("NEW.v := ''2''", _TRIGGER, False),
+        (f"UPDATE {TABLE} SET etl_source = ''x'' WHERE id = NEW.id", _DEFERRED, True),
+        (f"UPDATE {TABLE} SET v = ''2'' WHERE id = NEW.id", _DEFERRED, False),
+    ],
+    ids=["at once", "another column", "at COMMIT", "another column at COMMIT"],
+)
 def test_a_trigger_may_not_move_rows_to_another_slice(
-    target: PostgresTarget, change: str, moves: bool
+    target: PostgresTarget, change: str, trigger: str, moves: bool
 ) -> None:
     """Each reload added them once more, with a session that says that all is well."""
-    target.run_statements([_CHANGE.format(change), _TRIGGER])
+    target.run_statements([_CHANGE.format(change), trigger])
     columns, slices = target.columns(TABLE), [a_slice(), replace(a_slice(), shard="chita")]
     refused = pytest.raises(
         CountsDifferError, match=r"2 rows were written to .*, but 0 are in their slices now"
