@@ -331,7 +331,7 @@ def test_a_trigger_that_deletes_in_its_own_way_is_no_mistake(target: PostgresTar
     slice_ = a_slice()
     with closing(target._client("test", TIMEOUT)) as client:
         client.open()
-        publication = PostgresPublication(client, "stage.v", None, None, lambda _: None)
+        publication = PostgresPublication(client, "stage.v", None, None)
         assert publication.held_rows([slice_]) == {"abakan": 1}
         publication.delete([slice_])
         assert publication.held_rows([slice_]) == {}

@@ -195,7 +195,7 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
     def publication(self, table: str, slice_by: str | None, timeout: timedelta) -> Iterator[Publication]:
         with self._transaction("publish", table, catalog.publication_lock, timeout) as client:
             bounds = catalog.described_column(client, table, slice_by) if slice_by else None
-            yield PostgresPublication(client, table, bounds, self._schema, self._doubt)
+            yield PostgresPublication(client, table, bounds, self._schema)
 
     @contextmanager
     def refresh(self, table: str, source: RowSource, timeout: timedelta) -> Iterator[Refresh]:
@@ -261,15 +261,8 @@ def _stage_label(group: StagingGroup, token: str) -> str:
 class PostgresPublication(ServerPublication[CopyClient]):
     """The publication. It refuses a slice of whose rows a trigger, a rule or a crash of the server has taken some."""
 
-    def __init__(
-        self,
-        client: CopyClient,
-        table: str,
-        slice_by: Column | None,
-        schema: str | None,
-        doubt: Callable[[str], None],
-    ) -> None:
-        super().__init__(client, quote_path(table), slice_by, doubt)
+    def __init__(self, client: CopyClient, table: str, slice_by: Column | None, schema: str | None) -> None:
+        super().__init__(client, quote_path(table), slice_by)
         self._schema = schema
         self._held: Mapping[str, int] = {}
         self._slices: Sequence[Slice] = ()
