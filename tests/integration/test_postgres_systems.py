@@ -615,6 +615,28 @@ def test_a_report_does_not_round_or_cut(
     )
 
 
+def test_a_table_that_leaves_staging_no_column_is_refused_with_the_limit(target: PostgresTarget) -> None:
+    columns = ", ".join(f"c{number} int" for number in range(1_600))
+    target.run_statements([f"CREATE TABLE widest ({columns})"])
+    with pytest.raises(TargetRefusedError, match=r"\(54011\); a table that is loaded may have 1,599"):
+        target.open_group(StagingGroup("run", "widest", "widest"))
+
+
+def test_a_report_is_refused_by_a_deferred_constraint_before_its_commit(target: PostgresTarget) -> None:
+    """At COMMIT it was taken for an answer that was lost, and tried again."""
+    target.run_statements(
+        [
+            "CREATE TABLE city (id int PRIMARY KEY)",
+            "CREATE TABLE report (id int REFERENCES city DEFERRABLE INITIALLY DEFERRED)",
+        ]
+    )
+    with (
+        target.refresh("report", RowSource("SELECT 1 AS id", is_query=True), TIMEOUT) as refresh,
+        pytest.raises(TargetRefusedError, match="violates foreign key constraint"),
+    ):
+        refresh.insert(["id"])
+
+
 # The source
 
 

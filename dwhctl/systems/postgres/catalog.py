@@ -233,7 +233,7 @@ SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT row_security_active(oid
                                WHERE tgtype & 4 <> 0 AND NOT tgisinternal)
   FROM pg_class WHERE oid = to_regclass({table})
 """
-#: A constraint trigger that is deferred would change rows at COMMIT, when nothing is counted any more.
+#: At COMMIT a deferred trigger would change rows that are counted, and what refuses them be taken for a lost answer.
 FIRE_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
 
 

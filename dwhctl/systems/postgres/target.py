@@ -246,6 +246,7 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
             Statement(BEGIN),
             Statement(catalog.refresh_lock(table)),
             *map(Statement, sql),
+            Statement(catalog.FIRE_DEFERRED),
             Statement(COMMIT),
         ]
 
@@ -361,7 +362,9 @@ class PostgresRefresh(ServerRefresh[CopyClient]):
             raise catalog.kept_rows(self._table)
 
     def _inserted(self, sql: str) -> int:
-        return self._client.run(sql)
+        inserted = self._client.run(sql)
+        self._client.query(catalog.FIRE_DEFERRED)
+        return inserted
 
     @staticmethod
     def checked(number: int, pair: Narrowing) -> str:
