@@ -92,10 +92,12 @@ def check_columns(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]
         )
     for name, kind in _SERVICE_KINDS.items():
         found = by_name[name]
-        if found.kind is not kind or (name == "hash_id" and found.type.bit_width < _HASH_BITS):
+        is_short = name == "hash_id" and found.kind is kind and found.type.bit_width < _HASH_BITS
+        # A shard's name would come back with the blanks that fill a CHAR up, as another one.
+        if found.kind is not kind or found.padded or is_short:
             raise TargetRefusedError(
-                f"{load.table}.{name} is {found.declared}; dwhctl needs etl_source as text, etl_id as an integer"
-                " and hash_id as a 64-bit integer: change the table and the load's `create`"
+                f"{load.table}.{name} is {found.declared}; dwhctl needs etl_source as text that is not padded, etl_id"
+                " as an integer and hash_id as a 64-bit integer: change the table and the load's `create`"
             )
     return columns
 

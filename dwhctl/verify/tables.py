@@ -95,6 +95,11 @@ def _check_names(load: Load, table: str, by_name: dict[str, Column]) -> None:
             raise UsageError(
                 f"--against: {table}.{name} is {found.declared}; it must be a {' or a '.join(wanted)}"
             )
+    if (source := by_name["etl_source"]).padded:
+        raise UsageError(
+            f"--against: {table}.etl_source is {source.declared}, whose blanks make other names of the shards': name a"
+            " view with RTRIM(etl_source) AS etl_source"
+        )
 
 
 def _as_text(own: Column, other: Column) -> bool:

@@ -7,9 +7,10 @@ import shutil
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import UsageError
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.verify.findings import Check
@@ -242,6 +243,16 @@ def test_a_decimal_key_has_the_order_of_numbers(sandbox: Sandbox) -> None:
         own, theirs = measures_of(load, ours, OLD, [other, *ours[1:]])
         assert theirs.as_text == own.as_text == as_text
     assert ours[0].kind is Kind.INTEGER
+
+
+def test_a_padded_etl_source_is_refused(sandbox: Sandbox) -> None:
+    """Every slice was missing in a table with the same rows."""
+    load = sandbox.project().loads["orders"]
+    types = {"id": "BIGINT", "customer": "VARCHAR", "amount": "DECIMAL(18,2)", "start_time": "TIMESTAMP"}
+    ours = [one for one in (engine.column(*one) for one in types.items()) if one is not None]
+    shard = Column("etl_source", Kind.TEXT, pa.string(), "character(20)", padded=True)
+    with pytest.raises(UsageError, match=r"etl_source is character\(20\), .* name a view with RTRIM"):
+        measures_of(load, [*ours, shard], OLD, [*ours, shard])
 
 
 def test_over_the_wire(tmp_path: Path) -> None:

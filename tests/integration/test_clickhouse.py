@@ -340,13 +340,20 @@ def test_rows_that_come_while_the_partition_is_copied_are_not_lost(
 @needs_our_server
 @pytest.mark.parametrize(("fault", "happened"), [("lose", True), ("drop", False)])
 def test_an_answer_that_is_lost_is_decided_by_looking(
-    warehouse: Warehouse, fault: str, happened: bool
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, fault: str, happened: bool
 ) -> None:
     kit = next(kit for kit in TARGETS if isinstance(kit, ClickHouseTargetKit))
     target = warehouse.open()
     group, slice_ = warehouse.staged(target)
     kit.server.fault(fault, "REPLACE PARTITION")
+    ended: list[str] = []
+    monkeypatch.setattr(
+        "dwhctl.systems.clickhouse.target.end_queries", lambda _client, label: ended.append(label)
+    )
     (outcome,) = warehouse.publish(target, group, slice_)
+    # What still runs there would replace the partition after the count.
+    assert len(ended) == 1
+    assert ended[0].startswith("dwhctl:run1:publish:")
     assert (outcome.failure is None) is happened
     assert not outcome.in_doubt
     assert warehouse.counts() == (NEW if happened else OLD)

@@ -23,7 +23,7 @@ from tests.contract.way import a_slice
 from tests.postgres import PostgresServer, any_server
 from tests.support.faulty import Faults
 from tests.support.postgres_projects import PostgresSandbox
-from tests.support.projects import DAY, EXTRACT
+from tests.support.projects import CREATE, DAY, EXTRACT
 
 GROUP = StagingGroup("run", "group", "stage.orders")
 POINTS = (
@@ -219,6 +219,18 @@ def test_what_copy_cannot_write_goes_through_a_temporary_table(
         assert result.exit_code == ExitCode.DONE, result.failures
     assert sandbox.target_rows() == sandbox.source_rows()
     assert {row[3] for row in sandbox.target_rows()} == {Decimal("12.34")}
+
+
+def test_a_padded_etl_source_is_refused(made: Callable[..., PostgresSandbox]) -> None:
+    """Its shards came back with blanks at the end, no old row was found, and each reload added all rows once more."""
+    sandbox = made(
+        create=CREATE.replace("etl_source VARCHAR", "etl_source CHAR(20)"),
+        servers={"server_0": ["abakan", "achinsk"]},
+    )
+    result = sandbox.load()
+    assert result.exit_code == ExitCode.FAILED
+    assert result.failures[0].failure.message.startswith("stage.orders.etl_source is character(20)")
+    assert sandbox.target_rows() == []
 
 
 def test_direct_and_staged_slices_share_one_connection(made: Callable[..., PostgresSandbox]) -> None:

@@ -126,8 +126,15 @@ _NO_DELETE = (
             f"INSERT INTO stage.old SELECT * FROM {TABLE}; TRUNCATE ONLY {TABLE}",
             *(statement.replace(f"ON {TABLE}", "ON stage.old") for statement in _NO_DELETE),
         ),
+        (
+            (
+                "CREATE FUNCTION stage.again() RETURNS trigger LANGUAGE plpgsql"
+                f" AS 'BEGIN INSERT INTO {TABLE} SELECT OLD.*; RETURN NULL; END'"
+            ),
+            f"CREATE TRIGGER again AFTER DELETE ON {TABLE} FOR EACH ROW EXECUTE FUNCTION stage.again()",
+        ),
     ],
-    ids=["trigger", "rule", "trigger of a part"],
+    ids=["trigger", "rule", "trigger of a part", "trigger afterwards"],
 )
 def test_a_table_that_keeps_its_old_rows_is_refused(target: PostgresTarget, kept: tuple[str, ...]) -> None:
     """The new rows would stand beside the old ones, with a session that says that all is well."""
@@ -189,12 +196,27 @@ _CHANGE = "CREATE FUNCTION stage.change() RETURNS trigger LANGUAGE plpgsql AS 'B
 _TRIGGER = f"CREATE TRIGGER change BEFORE INSERT ON {TABLE} FOR EACH ROW EXECUTE FUNCTION stage.change()"
 
 
-@pytest.mark.parametrize(("change", "moves"), [("NEW.etl_source := ''x''", True), ("NEW.v := ''2''", False)])
+_DEFERRED = (
+    f"CREATE CONSTRAINT TRIGGER change AFTER INSERT ON {TABLE} DEFERRABLE INITIALLY DEFERRED"
+    " FOR EACH ROW EXECUTE FUNCTION stage.change()"
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "trigger", "moves"),
+    [
+        ("NEW.etl_source := ''x''", _TRIGGER, True),
+        ("NEW.v := ''2''", _TRIGGER, False),
+        (f"UPDATE {TABLE} SET etl_source = ''x'' WHERE id = NEW.id", _DEFERRED, True),
+        (f"UPDATE {TABLE} SET v = ''2'' WHERE id = NEW.id", _DEFERRED, False),
+    ],
+    ids=["at once", "another column", "at COMMIT", "another column at COMMIT"],
+)
 def test_a_trigger_may_not_move_rows_to_another_slice(
-    target: PostgresTarget, change: str, moves: bool
+    target: PostgresTarget, change: str, trigger: str, moves: bool
 ) -> None:
     """Each reload added them once more, with a session that says that all is well."""
-    target.run_statements([_CHANGE.format(change), _TRIGGER])
+    target.run_statements([_CHANGE.format(change), trigger])
     columns, slices = target.columns(TABLE), [a_slice(), replace(a_slice(), shard="chita")]
     refused = pytest.raises(
         CountsDifferError, match=r"2 rows were written to .*, but 0 are in their slices now"
@@ -309,7 +331,7 @@ def test_a_trigger_that_deletes_in_its_own_way_is_no_mistake(target: PostgresTar
     slice_ = a_slice()
     with closing(target._client("test", TIMEOUT)) as client:
         client.open()
-        publication = PostgresPublication(client, "stage.v", None, None, lambda _: None)
+        publication = PostgresPublication(client, "stage.v", None, None)
         assert publication.held_rows([slice_]) == {"abakan": 1}
         publication.delete([slice_])
         assert publication.held_rows([slice_]) == {}
@@ -591,6 +613,28 @@ def test_a_report_does_not_round_or_cut(
     assert f"report.v: the value {value.strip(chr(39)).removeprefix('TIMESTAMP ').strip(chr(39))}" in str(
         caught.value
     )
+
+
+def test_a_table_that_leaves_staging_no_column_is_refused_with_the_limit(target: PostgresTarget) -> None:
+    columns = ", ".join(f"c{number} int" for number in range(1_600))
+    target.run_statements([f"CREATE TABLE widest ({columns})"])
+    with pytest.raises(TargetRefusedError, match=r"\(54011\); a table that is loaded may have 1,599"):
+        target.open_group(StagingGroup("run", "widest", "widest"))
+
+
+def test_a_report_is_refused_by_a_deferred_constraint_before_its_commit(target: PostgresTarget) -> None:
+    """At COMMIT it was taken for an answer that was lost, and tried again."""
+    target.run_statements(
+        [
+            "CREATE TABLE city (id int PRIMARY KEY)",
+            "CREATE TABLE report (id int REFERENCES city DEFERRABLE INITIALLY DEFERRED)",
+        ]
+    )
+    with (
+        target.refresh("report", RowSource("SELECT 1 AS id", is_query=True), TIMEOUT) as refresh,
+        pytest.raises(TargetRefusedError, match="violates foreign key constraint"),
+    ):
+        refresh.insert(["id"])
 
 
 # The source

@@ -19,6 +19,7 @@ from dwhctl.systems.base.staging import (
     STANDARD,
     AnyClient,
     Literals,
+    UncertainCommitError,
     conditions,
     delete_sql,
     held_sql,
@@ -206,9 +207,9 @@ class ServerTarget(Target, Generic[AnyServer, AnyClient]):
             self._settle(client)
             try:
                 yield client
-            except AttemptError as error:
+            except (AttemptError, UncertainCommitError) as error:
                 # The server may still run a statement whose answer did not come, and hold its locks.
-                if self.holds_locks or not error.permanent:
+                if self.holds_locks or not isinstance(error, AttemptError) or not error.permanent:
                     self._doubt(client.label)
                 raise
 

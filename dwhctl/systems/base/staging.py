@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from msgspec import Struct
 
 from dwhctl.core.columns import OWN_COLUMNS, Column, Kind
-from dwhctl.core.errors import AttemptError, CountsDifferError, StagingError, TargetError, TargetRefusedError
+from dwhctl.core.errors import CountsDifferError, StagingError, TargetError, TargetRefusedError
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import literal, quote_name
 from dwhctl.systems.base.inspection import held_values_sql, read_held_values
@@ -302,18 +302,12 @@ class Publication(ABC):
 
 
 class ServerPublication(Publication, Generic[AnyClient]):
-    """One transaction in one session, on a (quoted) table that is sliced by the column `slice_by`.
+    """One transaction in one session, on a (quoted) table that is sliced by the column `slice_by`."""
 
-    `doubt` is called with the session's label when a COMMIT was sent and no answer came.
-    """
-
-    def __init__(
-        self, client: AnyClient, table: str, slice_by: Column | None, doubt: Callable[[str], None]
-    ) -> None:
+    def __init__(self, client: AnyClient, table: str, slice_by: Column | None) -> None:
         self._client = client
         self._table = table
         self._slice_by = slice_by
-        self._doubt = doubt
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         held: dict[str, int] = {}
@@ -331,11 +325,7 @@ class ServerPublication(Publication, Generic[AnyClient]):
             self._client.query(delete_sql(self._table, where))
 
     def commit(self) -> None:
-        try:
-            self._client.query("COMMIT")
-        except AttemptError:
-            self._doubt(self._client.label)
-            raise
+        self._client.query("COMMIT")
 
 
 def replace_in_transaction(

@@ -238,16 +238,19 @@ def is_taken_for_file(error: BaseException, table: str) -> bool:
 
 
 def _table_info(db: duckdb.DuckDBPyConnection, table: str) -> list[tuple[Any, ...]]:
-    return db.execute(f"PRAGMA table_info({literal(table)})").fetchall()
+    return db.execute(f"PRAGMA table_info({literal(quote_path(table))})").fetchall()
 
 
 def _generated(db: duckdb.DuckDBPyConnection, table: str) -> set[str]:
     """Return the columns that DuckDB computes, and refuses to be given."""
-    *before, name = table.split(".")
     rows = db.execute(
-        "SELECT column_name FROM duckdb_columns() WHERE is_generated AND lower(table_name) = lower($name)"
-        " AND lower(schema_name) = lower(coalesce($schema, current_schema()))",
-        {"name": name, "schema": before[-1] if before else None},
+        "SELECT column_name FROM duckdb_columns() WHERE is_generated AND database_name = current_database()"
+        " AND lower($table) IN (lower(concat_ws('.', schema_name, table_name)),"
+        " lower(concat_ws('.', database_name, schema_name, table_name)),"
+        # The schema may be left out.
+        " CASE schema_name WHEN current_schema() THEN lower(table_name) END,"
+        " CASE schema_name WHEN current_schema() THEN lower(concat_ws('.', database_name, table_name)) END)",
+        {"table": table},
     ).fetchall()
     return {str(column) for (column,) in rows}
 

@@ -218,8 +218,8 @@ def refresh_lock(table: str) -> str:
     return f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"
 
 
-#: A DELETE fires the triggers of partitions too. tgtype is that of a row's trigger before or in place of a DELETE:
-#: https://doxygen.postgresql.org/pg__trigger_8h_source.html
+#: The triggers of partitions fire too. tgtype has the bit 8 for DELETE and 4 for INSERT; those of constraints are
+#: internal: https://doxygen.postgresql.org/pg__trigger_8h_source.html
 _WRITE_WAYS = """
 WITH RECURSIVE parts AS (
     SELECT CAST(to_regclass({table}) AS oid) AS part
@@ -228,19 +228,21 @@ WITH RECURSIVE parts AS (
 )
 SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT row_security_active(oid),
        relhasrules OR EXISTS (SELECT FROM pg_trigger JOIN parts ON tgrelid = part
-                               WHERE tgtype & 9 = 9 AND tgtype & 66 <> 0),
+                               WHERE tgtype & 8 <> 0 AND NOT tgisinternal),
        relkind NOT IN ('r', 'p') OR relhasrules OR EXISTS (SELECT FROM pg_trigger JOIN parts ON tgrelid = part
                                WHERE tgtype & 4 <> 0 AND NOT tgisinternal)
   FROM pg_class WHERE oid = to_regclass({table})
 """
+#: At COMMIT a deferred trigger would change rows that are counted, and what refuses them be taken for a lost answer.
+FIRE_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
 
 
 def write_ways(client: CopyClient, table: str, after: str = "") -> tuple[bool, bool, bool]:
     """Return whether COPY writes to the (quoted) table what INSERT would, whether DELETE may leave rows there, and
     whether something may change rows on their way into it.
 
-    COPY does not write to views, and goes past rules and row-level security; a rule or trigger may undo a DELETE, or
-    move a row to another slice.
+    COPY does not write to views, and goes past rules and row-level security; a rule or trigger may undo a DELETE, write
+    its rows again, or move a row to another slice.
     `after` is sent before the query.
     """
     rows = client.query(after + _WRITE_WAYS.replace("{table}", literal(table)))

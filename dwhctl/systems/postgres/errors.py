@@ -35,9 +35,10 @@ MISSING_COLUMN = "42703"
 EXISTS_ALREADY = ("42P06", "42P07", "42710", "23505")
 LOCK_TIMEOUT, _CANCELED, _CHECK = "55P03", "57014", "23514"
 _DISK_FULL = {"53100": "make room on the server's disk"}
+_TOO_WIDE = {"54011": "a table that is loaded may have 1,599: its staging table has one more"}
 #: A source's transactions are read-only, wherever they are.
 _READ_ONLY = "25006"
-_TARGET_REMEDIES = _DISK_FULL | {_READ_ONLY: READ_ONLY_REMEDY}
+_TARGET_REMEDIES = _DISK_FULL | _TOO_WIDE | {_READ_ONLY: READ_ONLY_REMEDY}
 _SOURCE_REMEDIES = _DISK_FULL | {
     "22021": (
         "a database of encoding SQL_ASCII holds octets of any encoding: convert them in the extract, as in"

@@ -239,8 +239,10 @@ class DirectPostgresStage(PostgresStage, DirectStage):
             rows = self._client.run(self._insert)
             if rows != self._rows:
                 raise catalog.lost_rows(self._group.table, self._rows, rows)
-        if self._may_move and (found := self._client.query(self._count)[0][0]) != self._rows:
-            raise catalog.moved_rows(self._group.table, self._rows, found)
+        if self._may_move:
+            ((found,),) = self._client.query(f"{catalog.FIRE_DEFERRED}; {self._count}")
+            if found != self._rows:
+                raise catalog.moved_rows(self._group.table, self._rows, found)
         self.written = self._rows
         return size
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import AttemptError, StagingError, TargetRefusedError
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.target import Narrowing, TableColumns
     from dwhctl.systems.postgres.system import PostgresConnection
 
-_TOKEN_TYPE = "bigint"  # noqa: S105
 BEGIN, COMMIT = "BEGIN", "COMMIT"
 _SETTINGS = "SET TimeZone = 'UTC'"
 
@@ -110,10 +110,8 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
     ) -> Iterator[CopyClient]:
         """Use the connection of this thread's `session`, if there is one."""
         shared: CopyClient | None = getattr(self._of_thread, "client", None)
-        if shared is not None:
-            yield shared
-            return
-        with super()._connected(what, timeout, last=last) as client:
+        own = nullcontext(shared) if shared else super()._connected(what, timeout, last=last)
+        with own as client:
             yield client
 
     def columns(self, table: str) -> Sequence[Column]:
@@ -156,9 +154,7 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
                 f"{quote_name(one.name)} {one.staged}, " for one in declared if not one.is_generated
             )
             table = catalog.staging_table(client, group, self._schema)
-            self._create(
-                client, f"CREATE UNLOGGED TABLE IF NOT EXISTS {table} ({columns}{TOKEN} {_TOKEN_TYPE})"
-            )
+            self._create(client, f"CREATE UNLOGGED TABLE IF NOT EXISTS {table} ({columns}{TOKEN} bigint)")
 
     def drop_group(self, group: StagingGroup) -> None:
         with self._connected("drop") as client:
@@ -199,7 +195,7 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
     def publication(self, table: str, slice_by: str | None, timeout: timedelta) -> Iterator[Publication]:
         with self._transaction("publish", table, catalog.publication_lock, timeout) as client:
             bounds = catalog.described_column(client, table, slice_by) if slice_by else None
-            yield PostgresPublication(client, table, bounds, self._schema, self._doubt)
+            yield PostgresPublication(client, table, bounds, self._schema)
 
     @contextmanager
     def refresh(self, table: str, source: RowSource, timeout: timedelta) -> Iterator[Refresh]:
@@ -250,6 +246,7 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
             Statement(BEGIN),
             Statement(catalog.refresh_lock(table)),
             *map(Statement, sql),
+            Statement(catalog.FIRE_DEFERRED),
             Statement(COMMIT),
         ]
 
@@ -265,15 +262,8 @@ def _stage_label(group: StagingGroup, token: str) -> str:
 class PostgresPublication(ServerPublication[CopyClient]):
     """The publication. It refuses a slice of whose rows a trigger, a rule or a crash of the server has taken some."""
 
-    def __init__(
-        self,
-        client: CopyClient,
-        table: str,
-        slice_by: Column | None,
-        schema: str | None,
-        doubt: Callable[[str], None],
-    ) -> None:
-        super().__init__(client, quote_path(table), slice_by, doubt)
+    def __init__(self, client: CopyClient, table: str, slice_by: Column | None, schema: str | None) -> None:
+        super().__init__(client, quote_path(table), slice_by)
         self._schema = schema
         self._held: Mapping[str, int] = {}
         self._slices: Sequence[Slice] = ()
@@ -308,8 +298,9 @@ class PostgresPublication(ServerPublication[CopyClient]):
             for where in slice_conditions(slices, self._slice_by)
         )
         held = sum(self._held.get(slice_.shard, 0) for slice_ in slices)
-        # A trigger may delete them in its own way.
-        if deleted < held and any(super().held_rows(slices).values()):
+        _, may_keep, _ = self._ways
+        # A trigger may delete them in its own way, or write them again.
+        if (may_keep or deleted < held) and any(super().held_rows(slices).values()):
             raise catalog.kept_rows(self._table)
         self._rest -= held
 
@@ -324,13 +315,18 @@ class PostgresPublication(ServerPublication[CopyClient]):
         names = ", ".join(quote_name(one.name) for one in written)
         values = ", ".join(_staged_value(one, own.get(one.name)) for one in written)
         inserted = self._client.run(insert_sql(self._table, table, names, _numbers(tokens), values))
-        staged = sum(self._staged.get(token, 0) for token in tokens)
-        if inserted < staged:
+        if inserted < (staged := sum(self._staged.get(token, 0) for token in tokens)):
             raise catalog.lost_rows(self._table, staged, inserted)
-        *_, may_move = catalog.write_ways(self._client, self._table)
-        if may_move and (found := sum(super().held_rows(self._slices).values()) - self._rest) != inserted:
-            raise catalog.moved_rows(self._table, inserted, found)
+        *_, may_move = self._ways
+        if may_move:
+            self._client.query(catalog.FIRE_DEFERRED)
+            if (found := sum(super().held_rows(self._slices).values()) - self._rest) != inserted:
+                raise catalog.moved_rows(self._table, inserted, found)
         return inserted
+
+    @cached_property
+    def _ways(self) -> tuple[bool, bool, bool]:
+        return catalog.write_ways(self._client, self._table)
 
     def _staging(self, group: StagingGroup) -> str:
         return catalog.staging_table(self._client, group, self._schema)
@@ -366,7 +362,9 @@ class PostgresRefresh(ServerRefresh[CopyClient]):
             raise catalog.kept_rows(self._table)
 
     def _inserted(self, sql: str) -> int:
-        return self._client.run(sql)
+        inserted = self._client.run(sql)
+        self._client.query(catalog.FIRE_DEFERRED)
+        return inserted
 
     @staticmethod
     def checked(number: int, pair: Narrowing) -> str:

@@ -180,7 +180,7 @@ class VerticaTarget(ServerTarget["VerticaConnection", VerticaClient]):
         name = TableName.of(table)
         with self._writing("publish", timeout) as client:
             bounds = described_column(client, name, slice_by) if slice_by else None
-            yield VerticaPublication(client, name, bounds, self._staging, self._doubt)
+            yield VerticaPublication(client, name, bounds, self._staging)
 
     @contextmanager
     def refresh(self, table: str, source: RowSource, timeout: timedelta) -> Iterator[Refresh]:
@@ -220,9 +220,8 @@ class VerticaPublication(ServerPublication[VerticaClient]):
         table: TableName,
         slice_by: Column | None,
         staging: Callable[[StagingGroup], TableName],
-        doubt: Callable[[str], None],
     ) -> None:
-        super().__init__(client, table.sql, slice_by, doubt)
+        super().__init__(client, table.sql, slice_by)
         self._staging = staging
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:

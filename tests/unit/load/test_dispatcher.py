@@ -258,6 +258,9 @@ def test_a_new_column_is_added_and_the_slice_tried_again(tmp_path: Path) -> None
         tmp_path, {"server_0/abakan": ["new_column", "ok"]}, keys={"retries": 0, "on_new_column": "add"}
     )
     assert bench.run().states() == {"abakan": ["up_for_retry SchemaDriftError", "loaded"]}
+    assert {one.comment for one in bench.store.closed.values() if one.comment} == {
+        "note is new; on_new_column adds it to stage.orders, then the slice is tried again"
+    }
 
 
 @pytest.mark.long

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import duckdb
@@ -19,7 +19,7 @@ import pytest
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import StagingError
 from dwhctl.systems.duckdb import client
-from dwhctl.systems.duckdb.staging import ParquetStage
+from dwhctl.systems.duckdb.staging import ParquetStage, described
 
 _KILL_BEFORE_LINK = "os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
 _OPEN_EACH = """
@@ -120,3 +120,15 @@ def test_a_full_disk_is_reported_with_what_to_do(tmp_path: Path, monkeypatch: py
         stage.write(iter([pa.RecordBatch.from_pydict({"id": [1]})]))
     monkeypatch.undo()
     stage.discard()
+
+
+def test_generated_columns_are_those_of_the_table_itself(tmp_path: Path) -> None:
+    """A column was left out for a table of its name elsewhere, and written where the database was named."""
+    with closing(duckdb.connect(tmp_path / "warehouse.duckdb")) as db:
+        db.execute("ATTACH ':memory:' AS other")
+        for database, plain in (("warehouse", "v"), ("other", "id")):
+            computed = {"id": "v", "v": "id"}[plain]
+            db.execute(f"CREATE TABLE {database}.orders ({plain} INT, {computed} INT AS ({plain} + 1))")
+        db.execute('CREATE TABLE "a""b" (v INT)')
+        for name in ("orders", "main.orders", "warehouse.Orders", "Warehouse.main.orders", 'a"b'):
+            assert [one.name for one in described(db, name)] == ["v"], name
