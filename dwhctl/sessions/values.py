@@ -6,7 +6,7 @@ import enum
 import math
 import unicodedata
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 
@@ -169,7 +169,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class LastSession:
-    """The latest session of a slice, and the latest start of its successful ones (None: it has none)."""
+    """The latest session of a slice, and the latest start of its successful ones (None: it has none).
+
+    Where that start is in the future `last_success` is FIRST, which completes no day.
+    """
 
     load: str
     shard: str
@@ -178,6 +181,10 @@ class LastSession:
     started: datetime
     finished: datetime | None
     last_success: datetime | None
+
+
+#: So far apart may the clocks of two machines be. A later start is of a clock that was ahead, and no sign of life.
+CLOCKS_APART = timedelta(minutes=1)
 
 
 def is_complete(last: LastSession | None, end_at: datetime | None) -> bool:
