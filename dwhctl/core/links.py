@@ -103,8 +103,10 @@ def cause_of(error: BaseException) -> str:
     for cause in chain:
         if isinstance(cause, OSError) and cause.errno is not None:
             return os.strerror(cause.errno).lower()
-    # HTTPException: an answer that ends early, or in pieces that are none.
-    if isinstance(error, OSError) or first(HTTPException):
+    from urllib3.exceptions import HTTPError
+
+    # The last two: an answer that ends early, or in pieces that are none.
+    if isinstance(error, OSError) or first(HTTPException, HTTPError):
         return "the connection broke"
     return f"a defect in dwhctl: {type(error).__name__}"
 

@@ -46,11 +46,10 @@ if TYPE_CHECKING:
     from dwhctl.runtime.prepare import DeliveredColumns
     from dwhctl.systems.base.target import Target
 
-#: A wait for workers to start is announced after this.
-_SLOW_START_SECONDS = 5.0
+#: A wait for workers to start is announced after the first. An attempt's timeout begins no later than after the second,
+#: if its worker on a cluster has not begun with it.
+_SLOW_START_SECONDS, _MOST_QUEUED_SECONDS = 5.0, 60.0
 _MAX_DEATHS = 2
-#: An attempt's timeout begins no later than this if its worker on a cluster has not begun with it.
-_MOST_QUEUED_SECONDS = 60.0
 
 
 class SliceJob(Job):
@@ -97,7 +96,7 @@ class InWorker(Struct, eq=False):
     The worker and the slots of a `direct` attempt are busy until then. `given` is when the worker was given the order.
     The slice may be cut into parts: `at_work` are the workers that have an order of it now, with their slots.
     `answered`: its source works. `put_off`: it was ended because its source did not answer while others waited.
-    `ended_before` counts the orders that had been carried out when it was given.
+    `ended_before` counts the orders carried out before it was given.
     """
 
     worker: Worker

@@ -304,7 +304,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             self._adding.append(job)
             self._publisher.add_columns(job.config, failure.new_columns)
             added = f"{failure.message}; on_new_column adds it to {job.config.table}, then the slice is tried again"
-            self.close(attempt, State.UP_FOR_RETRY, replace(failure, message=added), 0.0)
+            self.close(attempt, State.UP_FOR_RETRY, dataclasses.replace(failure, message=added), 0.0)
         else:
             self.retry_or_fail(attempt, failure)
 

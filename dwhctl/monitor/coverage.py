@@ -30,7 +30,7 @@ from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.sessions.history import Latest, latest_of_slices
 from dwhctl.sessions.history import first_day as first_day_of
 from dwhctl.sessions.store import SessionStore
-from dwhctl.sessions.values import State, completes, is_good
+from dwhctl.sessions.values import CLOCKS_APART, State, completes, is_good
 
 _K = TypeVar("_K")
 _T = TypeVar("_T")
@@ -174,10 +174,11 @@ def cover(
     """Return the status of each slice. Without a store (no run has made its table yet) none was tried."""
     ends: dict[str | None, list[datetime]] = {}  # by the clock: shards of one zone have the same
     rows: list[Row] = []
+    until = now + CLOCKS_APART
     for load, shards in tasks:
         first = first_day(store, load)
         names = [shard.name for shard in shards]
-        latest = latest_of_slices(store, load.name, names, days) if store is not None else {}
+        latest = latest_of_slices(store, load.name, names, days, until) if store is not None else {}
         for place, shard in enumerate(shards):
             begins = max(filter(None, (first, shard.from_date)), default=None) if first else None
             found = latest.get(place, {})

@@ -34,6 +34,7 @@ from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Project
 from dwhctl.sessions.history import last_successes
 from dwhctl.sessions.store import SessionStore
+from dwhctl.sessions.values import CLOCKS_APART
 
 _DAY = timedelta(days=1)
 
@@ -156,8 +157,6 @@ def read_slas(
 
 #: The newest day of a task that has a success, and the day before it, with the start of the last one.
 _Good = tuple[tuple["date", "datetime"], ...]
-#: So far apart may the clocks of two machines be. A later start is of a clock that was ahead, and no sign of life.
-_CLOCKS_APART = timedelta(minutes=1)
 
 
 class _Check:
@@ -184,7 +183,7 @@ class _Check:
         tasks = [task_name(load.name, shard.name) for load, shards in loads for shard in shards]
         tasks += [work.name for work in works if not isinstance(work, Load)]
         self._good: Mapping[str, _Good] = (
-            last_successes(store, tasks, now + _CLOCKS_APART) if store and tasks else {}
+            last_successes(store, tasks, now + CLOCKS_APART) if store and tasks else {}
         )
 
     def report(self, report: Report) -> Sla:

@@ -1,6 +1,7 @@
 -- name: latest_of_slices
 -- The latest session of every slice of a load, and when its last successful one started: two index look-ups for each
--- slice, however many sessions it has. `days` and `shards` are arrays; the result has the positions in them.
+-- slice, however many sessions it has. A success that started after `until` does not count: it is of a clock that was
+-- ahead. `days` and `shards` are arrays; the result has the positions in them.
 SELECT days.place - 1, shards.place - 1, latest.state, latest.started, good.started AS last_success, latest.id
 FROM unnest(:days::date[]) WITH ORDINALITY AS days (day, place)
 CROSS JOIN unnest(:shards::text[]) WITH ORDINALITY AS shards (shard, place)
@@ -12,7 +13,7 @@ CROSS JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT started FROM sessions
     WHERE run_id IS NOT NULL AND state <> 'running' AND state IN ('loaded', 'skipped') AND task_name = latest.task_name
-      AND slice_date = days.day
+      AND slice_date = days.day AND started <= :until
     ORDER BY started DESC LIMIT 1
 ) AS good ON true
 

@@ -1,10 +1,11 @@
 -- name: latest_of_slices
 -- The latest session of every slice of a load, and when its last successful one started: two index look-ups for each
--- slice, however many sessions it has. `days` and `shards` are JSON lists; the result has the positions in them.
+-- slice, however many sessions it has. A success that started after `until` does not count: it is of a clock that was
+-- ahead. `days` and `shards` are JSON lists; the result has the positions in them.
 SELECT days.key, shards.key, latest.state, latest.started, (
     SELECT started FROM sessions
     WHERE run_id IS NOT NULL AND state <> 'running' AND state IN ('loaded', 'skipped') AND task_name = latest.task_name
-      AND slice_date = days.value
+      AND slice_date = days.value AND started <= :until
     ORDER BY slice_date DESC, started DESC LIMIT 1
 ) AS last_success, latest.id
 FROM json_each(:days) AS days CROSS JOIN json_each(:shards) AS shards CROSS JOIN sessions AS latest

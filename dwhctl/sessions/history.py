@@ -168,11 +168,11 @@ Latest = tuple[State, datetime, datetime | None, int]
 
 
 def latest_of_slices(
-    store: SessionStore, load: str, shards: Sequence[str], days: Sequence[date]
+    store: SessionStore, load: str, shards: Sequence[str], days: Sequence[date], until: datetime
 ) -> dict[int, dict[int, Latest]]:
     """Return each slice's latest session, by the positions of its shard and its day."""
     found: dict[int, dict[int, Latest]] = {}
-    values = {"load": load, "days": list(days), "shards": list(shards)}
+    values = {"load": load, "days": list(days), "shards": list(shards), "until": until}
     rows = store.read(f"reading the latest sessions of {load}", "latest_of_slices", values)
     for day, shard, state, started, success, session in rows:
         last_success = None if success is None else as_time(success)

@@ -25,6 +25,8 @@ from dwhctl import __version__
 from dwhctl.core import faults
 from dwhctl.sessions.schema import Schema
 from dwhctl.sessions.values import (
+    CLOCKS_APART,
+    FIRST,
     Adopted,
     Closing,
     Held,
@@ -221,7 +223,8 @@ class SessionStore(ABC):
 
     def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
         """Return the latest session of every shard and day that has one, both days included."""
-        values = {"load": load, "first": first, "last": last}
+        until = datetime.now(UTC) + CLOCKS_APART
+        values = {"load": load, "first": first, "last": last, "until": until, "unknown": FIRST}
         rows = self.read(f"reading the last sessions of {load}", "last_sessions", values)
         return [
             LastSession(

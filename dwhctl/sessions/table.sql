@@ -2,12 +2,14 @@
 -- bound value, "$columns" the columns of a session.
 
 -- name: last_sessions
+-- A success that started after `until` is of a clock that was ahead: it loaded rows, at a time that nobody knows, which
+-- counts as `unknown`.
 SELECT load, shard, slice_date, state, started, finished, last_success
 FROM (
     SELECT load, shard, slice_date, state, started, finished,
            row_number() OVER (PARTITION BY slice_date, shard ORDER BY id DESC) AS age,
-           max(started) FILTER (WHERE state IN ('loaded', 'skipped')) OVER (PARTITION BY slice_date, shard)
-               AS last_success
+           max(CASE WHEN started <= :until THEN started ELSE :unknown END)
+               FILTER (WHERE state IN ('loaded', 'skipped')) OVER (PARTITION BY slice_date, shard) AS last_success
     FROM sessions
     WHERE run_id IS NOT NULL AND load = :load AND slice_date BETWEEN :first AND :last
 ) AS newest_first

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import unicodedata
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from msgspec import Struct
@@ -164,7 +164,10 @@ class Held(Struct, frozen=True):
 
 
 class LastSession(Struct, frozen=True):
-    """The latest session of a slice, and the latest start of its successful ones (None: it has none)."""
+    """The latest session of a slice, and the latest start of its successful ones (None: it has none).
+
+    Where that start is in the future `last_success` is FIRST, which completes no day.
+    """
 
     load: str
     shard: str
@@ -173,6 +176,10 @@ class LastSession(Struct, frozen=True):
     started: datetime
     finished: datetime | None
     last_success: datetime | None
+
+
+#: So far apart may the clocks of two machines be. A later start is of a clock that was ahead, and no sign of life.
+CLOCKS_APART = timedelta(minutes=1)
 
 
 def is_complete(last: LastSession | None, end_at: datetime | None) -> bool:

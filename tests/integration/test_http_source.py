@@ -22,7 +22,9 @@ from typing import Any
 
 import psutil
 import pytest
+import requests
 import trustme
+from urllib3.exceptions import InvalidHeader
 
 from dwhctl.core.errors import (
     AttemptError,
@@ -1039,3 +1041,20 @@ def test_a_link_of_another_scheme_says_which() -> None:
         paginator={"type": "json_link"},
     )
     assert "another server (https://127.0.0.1:443)" in str(error)
+
+
+@pytest.mark.parametrize("endpoint", [{"data_selector": "items"}, {"format": "csv"}])
+def test_chunks_that_end_early_are_a_broken_connection(endpoint: Any) -> None:
+    """It was called a defect of dwhctl."""
+    cut = Reply(headers={"Transfer-Encoding": "chunked"}, pieces=[b"5\r\nid\n1\n\r\n"])
+    error = refused(partial(_same, cut), **endpoint)
+    assert (type(error), "the connection broke" in str(error)) == (SourceError, True)
+    assert "defect" not in str(error)
+
+
+def test_two_lengths_that_differ_are_a_fault_of_the_answer() -> None:
+    """It was called a header of the request. From a server urllib3 leaves the socket of such an answer to Python."""
+    said = requests.exceptions.InvalidHeader(InvalidHeader("Content-Length contained multiple values"))
+    with closing(client.Client(connection("http://127.0.0.1:9/"), None, None)) as asked:
+        error = asked._translated(said)
+    assert (type(error), "the answer has a header" in str(error)) == (QueryError, True)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from dwhctl import __version__
 from dwhctl.core.errors import SessionsError, SessionsLostError
-from dwhctl.sessions import Closing, LastSession, Session, State
+from dwhctl.sessions import Closing, LastSession, Session, State, is_complete
 from dwhctl.sessions.history import read_durations
 from dwhctl.sessions.values import Adopted
 from dwhctl.systems.sqlite.client import translate_error
@@ -172,6 +172,18 @@ def test_the_last_success_of_a_slice_is_the_one_that_started_last(place: Place) 
         "abakan": (State.RUNNING, START + timedelta(hours=2)),
         "b": (State.ABANDONED, None),
     }
+
+
+def test_a_success_that_started_while_the_clock_was_ahead_completes_no_day(place: Place) -> None:
+    store, now = place.store(), datetime.now(UTC)
+    write(store, new(started=START), State.LOADED)
+    write(store, new(started=now + timedelta(days=1)), State.LOADED)
+    write(store, new("b", started=now + timedelta(days=1)), State.LOADED)
+    last = {one.shard: one for one in store.last_sessions("orders", DAY, DAY)}
+    assert last["abakan"].last_success == START
+    end = START + timedelta(hours=1)
+    assert [is_complete(last[shard], end) for shard in ("abakan", "b")] == [False, False]
+    assert is_complete(last["b"], None)  # the rows of a whole table are there
 
 
 def test_durations_are_the_mean_of_the_newest_successful_sessions(place: Place) -> None:
@@ -340,7 +352,10 @@ def test_a_closed_store_says_that_it_is_lost(place: Place) -> None:
 
 
 PLANS: dict[str, tuple[str, dict[str, object]]] = {
-    "last_sessions": ("sessions_of_slice", {"load": "load_1", "first": DAY, "last": DAY}),
+    "last_sessions": (
+        "sessions_of_slice",
+        {"load": "load_1", "first": DAY, "last": DAY, "until": START, "unknown": START},
+    ),
     "durations": ("sessions_of_slice", {"load": "load_1", "newest": 400}),
     "unfinished_runs": ("sessions_running", {"since": START}),
     "unfinished": ("sessions_running", {"run_id": "run_1"}),

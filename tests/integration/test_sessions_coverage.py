@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dwhctl.sessions import State
+from dwhctl.sessions.values import LAST
 
 from .sessions_kit import DAY, FOREIGN_ROW, START, Place, new, postgres_place, sqlite_place, write
 from .test_sessions import many_rows
@@ -19,7 +20,7 @@ DAYS = [DAY + timedelta(days=number) for number in range(3)]
 PLANS: dict[str, tuple[str, dict[str, object]]] = {
     "latest_of_slices": (
         "sessions_of_slice(.|\n)*sessions_closed",
-        {"load": "load_1", "days": DAYS, "shards": ["shard_1"]},
+        {"load": "load_1", "days": DAYS, "shards": ["shard_1"], "until": LATER},
     ),
     "first_day": ("sessions_of_slice", {"load": "load_1"}),
     "last_good": ("sessions_closed(.|\n)*sessions_closed", {"tasks": ["x"], "until": LATER}),
@@ -47,7 +48,10 @@ def test_the_latest_session_of_each_slice(place: Place) -> None:
     write(store, new("chita", day=DAYS[2]), State.RUNNING)
     write(store, new("chita", day=DAYS[1], load="other"), State.LOADED)
     place.rows(FOREIGN_ROW)
+    write(store, new("abakan", day=DAYS[0], started=LATER + timedelta(seconds=1)), State.LOADED)
+    write(store, new("abakan", day=DAYS[0], started=later), State.FAILED)
     values: dict[str, object] = {"load": "orders", "days": DAYS, "shards": ["chita", "abakan", "tomsk"]}
+    values["until"] = LATER
     rows = store.read("looking", "latest_of_slices", values)
     assert sorted((row[:-1] for row in rows), key=str) == [
         (0, 1, "failed", later, START),
@@ -114,7 +118,8 @@ def test_one_look_for_each_slice_however_many_sessions_it_has(place: Place) -> N
     sql = percent_style(read_statements("postgres")["latest_of_slices"])
     with place.other_program() as connection:
         cursor = connection.cursor()
-        values = {"load": "load_1", "days": [date(2020, 2, 1)], "shards": ["shard_1", "shard_2"]}
+        days, shards = [date(2020, 2, 1)], ["shard_1", "shard_2"]
+        values = {"load": "load_1", "days": days, "shards": shards, "until": LAST}
         cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", values)
         plan = "\n".join(row[0] for row in cursor.fetchall())
     hits = re.search(r"Buffers: shared hit=(\d+)", plan)

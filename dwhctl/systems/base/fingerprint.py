@@ -71,9 +71,10 @@ class Measure(Struct, frozen=True):
     def __post_init__(self) -> None:
         for column in (*self.key, *self.values):
             if column.kind is Kind.FLOAT:
+                leave = "" if column in self.key else "leave it out of verify_columns, or "
                 raise QueryError(
                     f"column {column.name} is {column.declared}, and no two systems write a float in the same digits:"
-                    " leave it out of verify_columns, or load it as a decimal"
+                    f" {leave}load it as a decimal"
                 )
 
     @property
@@ -264,18 +265,24 @@ def _blocks(dialect: str) -> Mapping[str, str]:
 Read = Callable[[Column, Kind], tuple[str, Mapping[str, str]]]
 
 
-def source_parts(wanted: Sequence[Column], columns: Sequence[Column], read: Read) -> list[Part]:
-    """Return the parts of the source for the target's columns. Raise SchemaDriftError when one is missing."""
-    by_name = {column.name.lower(): column for column in columns}
-    parts = []
-    for column in wanted:
-        if (found := by_name.get(column.name.lower())) is None:
-            raise SchemaDriftError(f"the extract has no column {column.name}")
-        if found.kind is Kind.BINARY and column.kind is Kind.TEXT:
-            raise QueryError(
-                f"column {column.name} is {found.declared} at the source and {column.declared} in the table, which may"
-                " be text: octets and text are not compared; leave it out of verify_columns"
-            )
-        sql, extras = read(found, column.kind)
-        parts.append(part(found, column.kind, sql, **extras))
-    return parts
+def source_parts(measure: Measure, columns: Sequence[Column], read: Read) -> tuple[list[Part], list[Part]]:
+    """Return the parts of the source for the target's key and values.
+
+    Raise SchemaDriftError when one is missing, QueryError for one that cannot be compared.
+    """
+    found = [_source_part(column, measure, columns, read) for column in (*measure.key, *measure.values)]
+    return found[: len(measure.key)], found[len(measure.key) :]
+
+
+def _source_part(wanted: Column, measure: Measure, columns: Sequence[Column], read: Read) -> Part:
+    found = next((column for column in columns if column.name.lower() == wanted.name.lower()), None)
+    if found is None:
+        raise SchemaDriftError(f"the extract has no column {wanted.name}")
+    if found.kind is Kind.BINARY and wanted.kind is Kind.TEXT:
+        leave = "" if wanted in measure.key else "leave it out of verify_columns, or "
+        raise QueryError(
+            f"column {wanted.name} is {found.declared} at the source and {wanted.declared} in the table, which may be"
+            f" text: octets and text are not compared; {leave}load it as a text, such as its hexadecimal digits"
+        )
+    sql, extras = read(found, wanted.kind)
+    return part(found, wanted.kind, sql, **extras)

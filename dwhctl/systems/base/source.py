@@ -142,8 +142,7 @@ class SqlSource(Source):
 
     def _parts(self, query: Query, measure: Measure) -> tuple[list[Part], list[Part]]:
         columns = self.columns(query)
-        read = self._read(measure, columns)
-        return source_parts(measure.key, columns, read), source_parts(measure.values, columns, read)
+        return source_parts(measure, columns, self._read(measure, columns))
 
     def fingerprint(self, query: Query, measure: Measure) -> Fingerprint:
         (row,) = self.measured(query, measure, Dialect.fingerprint)

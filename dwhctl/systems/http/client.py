@@ -344,6 +344,10 @@ class Client:
         if isinstance(error, zlib.error):
             cause = "the packed body is damaged"
         unsendable = requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, UnicodeError
+        if isinstance(error, unsendable) and isinstance(error.args[0], HTTPError):
+            return QueryError(
+                f"{self._where}: the answer has a header that contradicts itself, as two lengths do"
+            )
         if isinstance(error, unsendable):
             return QueryError(
                 f"{self._where}: the request has a URL or header that cannot be sent; correct base_url, headers or auth"

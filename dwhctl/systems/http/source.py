@@ -129,12 +129,7 @@ class HttpSource(Source):
         return int(rows)
 
     def _parts(self, query: Query, measure: Measure) -> tuple[list[Part], list[Part]]:
-        columns = self.columns(query)
-        key, values = (
-            source_parts(wanted, columns, lambda column, _: (quote_name(column.name), {}))
-            for wanted in (measure.key, measure.values)
-        )
-        return key, values
+        return source_parts(measure, self.columns(query), lambda column, _: (quote_name(column.name), {}))
 
     def _ask(self, query: Query, wanted: set[str], sql: str) -> list[tuple[Any, ...]]:
         columns = [column for column in self.columns(query) if column.name.lower() in wanted]

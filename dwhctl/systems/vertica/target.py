@@ -321,16 +321,19 @@ class VerticaInspection(ServerInspection[VerticaClient]):
 
     def fingerprints(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Fingerprint]:
         """Measure. Raise TargetRefusedError for columns whose texts are longer than Vertica hashes."""
-        _check_octets([*measure.key, *measure.values])
+        check_octets(measure)
         return super().fingerprints(slices, measure)
 
 
-def _check_octets(columns: Sequence[Column]) -> None:
+def check_octets(measure: Measure) -> None:
+    """Raise TargetRefusedError for columns whose texts together are longer than Vertica hashes."""
+    columns = [*measure.key, *measure.values]
     if sum(map(_octets, columns)) > VARCHAR_OCTETS:
         widest = max(columns, key=_octets)
+        remedy = "make it a shorter VARCHAR" if widest in measure.key else "leave it out of verify_columns"
         raise TargetRefusedError(
             f"column {widest.name} is {widest.declared}: MD5 takes a VARCHAR of up to {VARCHAR_OCTETS:,} octets, and"
-            " what is compared together may be longer; leave it out of verify_columns"
+            f" what is compared together may be longer; {remedy}"
         )
 
 

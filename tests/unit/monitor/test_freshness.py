@@ -16,7 +16,9 @@ from dwhctl.monitor.freshness import Sla, SlaState, due_at, promised, read_slas
 from dwhctl.project.days import make_slice
 from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Project
-from dwhctl.sessions import Closing, NewSession, SessionStore, State, is_complete, open_store
+from dwhctl.sessions import Closing, NewSession, SessionStore, State, open_store
+from dwhctl.sessions.history import Wanted, read_history
+from dwhctl.sessions.values import CLOCKS_APART, is_good
 from tests.unit.projects import a_load, a_project
 
 MOSCOW = ZoneInfo("Europe/Moscow")
@@ -283,7 +285,8 @@ def _counted(
     project: Project, store: SessionStore, load: Load, shard: Shard, now: datetime
 ) -> tuple[date, date, int] | None:
     assert load.deadline is not None
-    last = {(one.shard, one.day): one for one in store.last_sessions("orders", date(2020, 7, 1), DAY)}
+    sessions = read_history(store, Wanted(datetime(2020, 7, 1, tzinfo=UTC), 1_000, loads=("orders",)))
+    good = [one for one in sessions if is_good(one.state) and one.started <= now + CLOCKS_APART]
     lacking = []
     for number in range(8):
         day = date(2020, 7, 8) + timedelta(days=number)
@@ -291,8 +294,8 @@ def _counted(
         assert end is not None
         expected = shard.from_date is None or day >= shard.from_date
         if expected and due_at(day, end, load.deadline, MOSCOW) <= now:
-            one = last.get((shard.name, day))
-            lacking += [] if is_complete(one, end) else [day]
+            of_slice = [one for one in good if (one.shard, one.day) == (shard.name, day)]
+            lacking += [] if any(one.started >= end for one in of_slice) else [day]
     return (lacking[0], lacking[-1], len(lacking)) if lacking else None
 
 

@@ -12,7 +12,14 @@ import pytest
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError
-from dwhctl.systems.base.fingerprint import Dialect, Fingerprint, Measure, part, read_fingerprint
+from dwhctl.systems.base.fingerprint import (
+    Dialect,
+    Fingerprint,
+    Measure,
+    part,
+    read_fingerprint,
+    source_parts,
+)
 from dwhctl.verify.findings import Check, differences
 from tests.unit.fingerprint_forms import FORMS, checksum, framed, number_of
 
@@ -61,8 +68,20 @@ def test_the_numbers_have_sixty_bits() -> None:
 @pytest.mark.parametrize("values", [False, True])
 def test_a_float_is_refused_by_name_with_a_remedy(values: bool) -> None:
     column = Column("ratio", Kind.FLOAT, pa.float64(), "double")
-    with pytest.raises(QueryError, match=r"column ratio is double.*verify_columns, or load it as a decimal"):
+    with pytest.raises(QueryError, match=r"column ratio is double.*load it as a decimal") as caught:
         Measure((ID,), (column,)) if values else Measure((column,))
+    # A key cannot be left out.
+    assert ("leave it out of verify_columns" in str(caught.value)) == values
+
+
+@pytest.mark.parametrize("values", [False, True])
+def test_octets_in_a_column_of_text_are_refused_with_a_remedy_that_there_is(values: bool) -> None:
+    source = Column("code", Kind.BINARY, pa.binary(), "binary(16)")
+    table = Column("code", Kind.TEXT, pa.string(), "String")
+    measure = Measure((ID,), (table,)) if values else Measure((table,))
+    with pytest.raises(QueryError, match=r"column code is binary.*load it as a text, such as") as caught:
+        source_parts(measure, [ID, source], lambda column, _: (column.name, {}))
+    assert ("leave it out of verify_columns" in str(caught.value)) == values
 
 
 def checks(source: Fingerprint, warehouse: Fingerprint) -> list[str]:

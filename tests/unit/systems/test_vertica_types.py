@@ -24,6 +24,7 @@ from dwhctl.core.errors import (
 from dwhctl.core.secrets import MASKED, remember
 from dwhctl.core.sql import literal, quote_name
 from dwhctl.load.cast import constraints
+from dwhctl.systems.base.fingerprint import Measure
 from dwhctl.systems.base.staging import literals, staging_prefix
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.vertica import client as vertica
@@ -35,6 +36,7 @@ from dwhctl.systems.vertica.catalog import (
     staging_table,
     translate_error,
 )
+from dwhctl.systems.vertica.target import check_octets
 from dwhctl.systems.vertica.types import column, declaration
 
 TYPES: tuple[tuple[str, Kind, pa.DataType], ...] = (
@@ -272,3 +274,13 @@ def test_a_set_using_column_is_left_to_vertica() -> None:
         )
     ]
     assert [name for name, _, _ in _declared(rows)] == ["id", "region", "day"]
+
+
+@pytest.mark.parametrize("is_key", [False, True])
+def test_texts_that_are_too_long_to_be_hashed_have_a_remedy_that_there_is(is_key: bool) -> None:
+    wide = Column("code", Kind.TEXT, pa.string(), "varchar(65000)", octets=65_000)
+    other = Column("note", Kind.TEXT, pa.string(), "varchar(10000)", octets=10_000)
+    measure = Measure((wide,), (other,)) if is_key else Measure((other,), (wide,))
+    remedy = "make it a shorter VARCHAR" if is_key else "leave it out of verify_columns"
+    with pytest.raises(TargetRefusedError, match=f"column code is .*; {remedy}"):
+        check_octets(measure)
