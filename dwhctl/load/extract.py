@@ -69,10 +69,6 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-#: Arrow's own pool gives the memory of each block back to the system, which clears it anew for the next one.
-pa.set_memory_pool(pa.system_memory_pool())
-
-
 def stage_slice(order: StageOrder) -> StageResult:
     """Stage one slice under its token. Every error comes back as the result's failure."""
     clock = Clock()

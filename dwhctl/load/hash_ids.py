@@ -259,14 +259,14 @@ class SliceIds:
         self._folder = folder
         self._most = most
         self._rows = 0
-        self._held: list[Values] = []
+        self._held = bytearray()
         self._file: IO[bytes] | None = None
         self._is_full = False
 
     def add(self, ids: Values) -> None:
         """Take the ids of a batch."""
         self._rows += len(ids)
-        self._held.append(ids)
+        self._held += ids.data
         if self._rows > self._most and not self._is_full:
             try:
                 self._write()
@@ -278,8 +278,7 @@ class SliceIds:
     def _write(self) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - `close`
-        for ids in self._held:
-            self._file.write(ids.data)
+        self._file.write(self._held)
 
     def close(self) -> None:
         """Remove the file. Idempotent."""
@@ -296,7 +295,7 @@ class SliceIds:
 
     def _chosen(self, part: int, parts: int) -> list[Values]:
         if self._file is None:
-            return self._held
+            return [np.frombuffer(self._held, np.int64)]
         self._file.seek(0)
         chosen = []
         while piece := self._file.read(8 * _IDS_AT_ONCE):
