@@ -167,7 +167,8 @@ class CopyClient:
         kept = KEPT.take(self._connection, CopyClient, target=self._target) if uses_kept else None
         if kept is not None:
             self._move(kept, self)
-            if self._answers(_RESET + self._all_settings()):
+            reset = "" if self._target else _RESET
+            if self._answers(reset + self._all_settings()):
                 return
             self.close()  # the server was restarted, or it ended the session
         self._connect()
@@ -197,8 +198,12 @@ class CopyClient:
         return f"{_SETTINGS}; {check}{self._timeouts()}; {self._settings}"
 
     def finish(self) -> None:
-        """Close the connection; or keep it when that is asked for: `open` makes it as it was after its login."""
-        if self._keep and not self._interrupted:
+        """Close the connection; or keep it when that is asked for.
+
+        One to a source becomes as it was after its login when it is used again: one round trip less. One to a target
+        does so at once: its label is that of the run then, and who ends the sessions of a group does not end it.
+        """
+        if self._keep and not self._interrupted and (not self._target or self._answers("DISCARD ALL")):
             kept = CopyClient(self._connection, None, None, target=self._target)
             self._move(self, kept)
             KEPT.put(self._connection, kept, target=self._target)
