@@ -69,7 +69,7 @@ def check_end(wire: Wire) -> None:
     assert wire.target_rows() == wire.source_rows()
     state = wire.root / "state"
     assert held_locks(state) == []
-    assert [path for path in (state / "locks").rglob("*.lock") if path.read_text()] == []
+    assert [path for path in (state / "locks").rglob("*.lock") if path.read_text().strip()] == []
 
 
 def end_all(processes: list[Popen[str]]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import time_machine
+from msgspec import structs
 
 from dwhctl.alerts import notifier
 from dwhctl.alerts.digest import Item, ItemStatus, Outcome, RunKind
@@ -66,7 +67,7 @@ def run(desk: Desk, *items: Item) -> list[str]:
         state = State.LOADED if item.status == "done" else State.FAILED
         moment = next(_seconds)
         session = new(load=item.work, day=item.day or DAY, started=START + timedelta(seconds=moment))
-        write(desk.store, replace(session, shard=item.shard or None), state, seconds=moment + 1)
+        write(desk.store, structs.replace(session, shard=item.shard or None), state, seconds=moment + 1)
     before = len(desk.post.sent)
     kind = RunKind.LOAD if items[0].kind == "load" else RunKind.REFRESH
     desk.tell(items, kind=kind)
@@ -117,7 +118,7 @@ def test_all_loads_are_told_when_the_last_slice_is_loaded(desk: Desk) -> None:
 
 def test_days_that_are_not_expected_are_not_waited_for(desk: Desk) -> None:
     first, second = desk.project.shard_groups["cities"]
-    shards = (replace(first, until_date=DAY - A_DAY), replace(second, from_date=DAY))
+    shards = (structs.replace(first, until_date=DAY - A_DAY), structs.replace(second, from_date=DAY))
     desk = replace(desk, project=replace(desk.project, shard_groups={"cities": shards}))
     desk = desk.with_alerts(an_alert("morning", ("all_success",), loads=("orders",)))
     assert run(desk, *orders("done", 1)) == ["1 slice loaded"]
