@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from dwhctl.alerts.delivery import Delivery
 from dwhctl.cli.common.listing import Listing
-from dwhctl.cli.common.objects import PlannedLoadPart, PlannedSlicePart
 from dwhctl.cli.common.options import Settings
 from dwhctl.cli.common.output import about, say, tell
 from dwhctl.cli.common.progress import end_line, rate_of, reason_text
@@ -29,6 +29,11 @@ from dwhctl.runtime.events import (
 )
 from dwhctl.runtime.failures import FailureGroup
 from dwhctl.runtime.plan import LoadRequest, Plan, foresee
+
+if TYPE_CHECKING:
+    from dwhctl.cli.common.objects import PlannedLoadPart, PlannedSlicePart
+
+# A load that is carried out needs no objects of JSON: it imports them for a plan only.
 
 _LOADS: Listing[PlannedLoadPart] = Listing("load", "first_day", "last_day", "days", "shards", "slices")
 _SLICES: Listing[PlannedSlicePart] = Listing("load", "shard", "day", "connection")
@@ -69,6 +74,8 @@ def tell_plan(project: Project, request: LoadRequest, plan: Plan) -> None:
 
 def planned_loads(plan: Plan) -> tuple[PlannedLoadPart, ...]:
     """Return the loads of a plan, with the numbers of their days, shards and slices."""
+    from dwhctl.cli.common.objects import PlannedLoadPart
+
     parts = []
     for load, slices in sorted(grouped(plan.slices, lambda planned: planned.load.name).items()):
         days = {planned.slice.day for planned in slices}
@@ -78,6 +85,8 @@ def planned_loads(plan: Plan) -> tuple[PlannedLoadPart, ...]:
 
 
 def planned_slices(plan: Plan) -> tuple[PlannedSlicePart, ...]:
+    from dwhctl.cli.common.objects import PlannedSlicePart
+
     return tuple(
         PlannedSlicePart(planned.load.name, planned.shard.name, planned.slice.day, planned.shard.connection)
         for planned in plan.slices
