@@ -30,10 +30,8 @@ from dwhctl.runtime.events import (
 from dwhctl.runtime.failures import FailureGroup
 from dwhctl.runtime.plan import LoadRequest, Plan, foresee
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported for a plan only: a load that is carried out needs none
     from dwhctl.cli.common.objects import PlannedLoadPart, PlannedSlicePart
-
-# A load that is carried out needs no objects of JSON: it imports them for a plan only.
 
 _LOADS: Listing[PlannedLoadPart] = Listing("load", "first_day", "last_day", "days", "shards", "slices")
 _SLICES: Listing[PlannedSlicePart] = Listing("load", "shard", "day", "connection")
