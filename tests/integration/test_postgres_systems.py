@@ -420,6 +420,33 @@ def test_a_create_that_is_refused_is_not_taken_for_one_that_was_done(target: Pos
         target.run_statements(["CREATE TABLE IF NOT EXISTS stage.x (a int, a int)"])
 
 
+def test_the_statements_of_a_create_are_one_message_where_they_can_be(
+    target: PostgresTarget, server: PostgresServer, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    query = CopyClient.query
+
+    def noted(self: CopyClient, sql: str) -> list[tuple[object, ...]]:
+        sent.extend([sql] if "stage." in sql else [])
+        return query(self, sql)
+
+    monkeypatch.setattr(CopyClient, "query", noted)
+    target.run_statements(
+        ["CREATE TABLE stage.a (id bigint) -- the first", "CREATE TABLE stage.b (id bigint)"]
+    )
+    assert len(sent) == 1
+    alone = "CREATE INDEX CONCURRENTLY one ON stage.a (id)"
+    target.run_statements(["CREATE TABLE stage.c (id bigint)", alone])
+    with pytest.raises(TargetRefusedError, match="already exists"):
+        target.run_statements(["CREATE TABLE stage.d (id bigint)", "CREATE TABLE stage.a (id bigint)"])
+    target.run_statements(["BEGIN", "CREATE TABLE stage.e (id bigint)", "COMMIT"])
+    monkeypatch.undo()
+    found = server.run(
+        "SELECT relname FROM pg_class WHERE relname IN ('a', 'b', 'c', 'd', 'e', 'one')", database
+    )
+    assert sorted(name for (name,) in found) == ["a", "b", "c", "d", "e", "one"]
+
+
 def batch(*ids: int, value: str = "1") -> pa.RecordBatch:
     size = len(ids)
     arrays = [pa.array(ids, pa.int64()), pa.array([value] * size), pa.array(["abakan"] * size)]

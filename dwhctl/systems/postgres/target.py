@@ -70,6 +70,7 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
     """A PostgreSQL database. Any thread may use it; `timeout` bounds every wait for an answer."""
 
     writes_directly = True
+    runs_together = True
 
     def __init__(
         self, connection: PostgresConnection, timeout: timedelta, label: str, *, keep: bool = False
