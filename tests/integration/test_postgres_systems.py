@@ -441,10 +441,9 @@ def test_the_statements_of_a_create_are_one_message_where_they_can_be(
         target.run_statements(["CREATE TABLE stage.d (id bigint)", "CREATE TABLE stage.a (id bigint)"])
     target.run_statements(["BEGIN", "CREATE TABLE stage.e (id bigint)", "COMMIT"])
     monkeypatch.undo()
-    found = server.run(
-        "SELECT relname FROM pg_class WHERE relname IN ('a', 'b', 'c', 'd', 'e', 'one')", database
-    )
-    assert sorted(name for (name,) in found) == ["a", "b", "c", "d", "e", "one"]
+    with closing(server.connect(database)) as opened, opened.cursor() as cursor:
+        cursor.execute("SELECT relname FROM pg_class WHERE relname IN ('a', 'b', 'c', 'd', 'e', 'one')")
+        assert sorted(name for (name,) in cursor.fetchall()) == ["a", "b", "c", "d", "e", "one"]
 
 
 def batch(*ids: int, value: str = "1") -> pa.RecordBatch:
