@@ -197,6 +197,8 @@ class Reaper:
                     raise known
                 with self._slots.held(name):
                     target.drop_run(run_id)
+            except errors.ConfigError as error:  # such as a secret that is not there
+                undropped[name] = errors.TargetRefusedError(str(error))
             except errors.AttemptError as error:
                 undropped[name] = error
                 if isinstance(error, errors.ConnectError | errors.LoginRefusedError):

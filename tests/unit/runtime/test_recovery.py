@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dwhctl.core.errors import LockHeldError, TargetError
+from dwhctl.core.errors import ConfigError, LockHeldError, TargetError
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.recovery import Reaper
@@ -56,6 +56,16 @@ class DeadRun:
         return 0
 
 
+NOT_THERE = "connections.other_dwh.password: the environment variable NOT_THERE is not set"
+
+
+class WithoutSecret(FakeTarget):
+    """Has a password that is not there."""
+
+    def drop_run(self, run_id: str) -> None:
+        raise ConfigError(NOT_THERE)
+
+
 def reap(reaper: Reaper, state: StateDir, work: Collection[str] = ()) -> None:
     """Reap the dead run for another one, as that does."""
     reaper.reap_dead_runs({DEAD}, state.locked_runs(), work)
@@ -73,6 +83,19 @@ def test_a_load_waits_for_its_dead_runs_staging(tmp_path: Path, droppable: bool)
     reap(reaper, state)
     assert (list(reaper.blocked), len(store.closed)) == (([], 1) if droppable else (["orders"], 0))
     assert (state.run_locks / f"{DEAD}.lock").exists() is not droppable
+
+
+def test_a_warehouse_without_its_secret_blocks_its_own_loads_only(tmp_path: Path) -> None:
+    state, store, target = StateDir(tmp_path), DeadRun(), FakeTarget()
+    state.make()
+    loads = {"orders": a_load(), "calls": a_load(name="calls", target="other_dwh")}
+    project = a_project(tmp_path, loads=loads)
+    targets = {"dwh": target, "other_dwh": WithoutSecret()}
+    reaper = Reaper(project, state, store, targets, Slots(state.slots, {}), lambda text: None)  # type: ignore[arg-type]
+    reap(reaper, state)
+    assert {name: str(error) for name, error in reaper.blocked.items()} == {"calls": NOT_THERE}
+    assert reaper.blocked["calls"].permanent
+    assert (state.run_locks / f"{DEAD}.lock").exists()
 
 
 def test_a_load_waits_although_the_dead_run_had_closed_its_sessions(tmp_path: Path) -> None:
