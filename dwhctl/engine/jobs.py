@@ -283,12 +283,8 @@ class Attempts:
             for job, token, worker in zip(jobs, tokens, workers, strict=True)
         ]  # fmt: skip
         closed = self._take_closed() if self.store.joins_writes else []
-        try:
-            with self.store.opening(new, [closing for closing, _ in closed]) as ids:
-                yield ids
-        except BaseException:
-            self._closed[:0] = closed  # for the flush at the end of the run
-            raise
+        with self.store.opening(new, [closing for closing, _ in closed]) as ids:
+            yield ids
         self._announce(event for _, event in closed)
 
     def close(
