@@ -49,16 +49,9 @@ _SETTINGS = (
     # The catalog's functions quote the names of types as well.
     " SET quote_all_identifiers = off"
 )
-#: Ends what outlives a transaction: settings, temporary tables, locks, prepared statements, cursors. It is DISCARD ALL
-#: in parts: that alone cannot be sent together with other statements.
-#: Source: https://www.postgresql.org/docs/current/sql-discard.html
-_RESET = (
-    "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DEALLOCATE ALL; UNLISTEN *;"
-    " SELECT pg_advisory_unlock_all(); DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES; "
-)
 #: In older versions a statement whose client is gone runs to its next row.
 _CHECKS_CLIENT = 140_000
-#: What a trigger did at the login is undone by the reset, and would not be done again.
+#: What a trigger did at the login is undone by DISCARD ALL, and would not be done again.
 _LOGIN_TRIGGERS = 170_000, "SELECT 1 FROM pg_event_trigger WHERE evtevent = 'login' AND evtenabled <> 'D'"
 
 
@@ -167,8 +160,7 @@ class CopyClient:
         kept = KEPT.take(self._connection, CopyClient, target=self._target) if uses_kept else None
         if kept is not None:
             self._move(kept, self)
-            reset = "" if self._target else _RESET
-            if self._answers(reset + self._all_settings()):
+            if self._answers(self._all_settings()):
                 return
             self.close()  # the server was restarted, or it ended the session
         self._connect()
@@ -198,12 +190,10 @@ class CopyClient:
         return f"{_SETTINGS}; {check}{self._timeouts()}; {self._settings}"
 
     def finish(self) -> None:
-        """Close the connection; or keep it when that is asked for.
-
-        One to a source becomes as it was after its login when it is used again: one round trip less. One to a target
-        does so at once: its label is that of the run then, and who ends the sessions of a group does not end it.
-        """
-        if self._keep and not self._interrupted and (not self._target or self._answers("DISCARD ALL")):
+        """Close the connection; or keep it, as it was after its login, when that is asked for."""
+        # It ends what outlives a transaction: settings, temporary tables, locks, prepared statements, cursors. At once:
+        # another slice may wait for such a lock.
+        if self._keep and not self._interrupted and self._answers("DISCARD ALL"):
             kept = CopyClient(self._connection, None, None, target=self._target)
             self._move(self, kept)
             KEPT.put(self._connection, kept, target=self._target)
