@@ -71,7 +71,8 @@ def write_text(path: Path, text: str) -> None:
     What it held beyond the text becomes line ends: to cut it off waits for the file system's journal, which other
     programs may keep busy.
     """
-    with open_for_update(path) as file:
+    # Buffered: else a disk that has room for a part of it is no error.
+    with _opened(path, "r+b", os.O_RDWR | os.O_CREAT) as file:
         octets = text.encode("utf-8", "backslashreplace")
         file.write(octets.ljust(os.fstat(file.fileno()).st_size, b"\n"))
 

@@ -11,6 +11,7 @@ import itertools
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -241,6 +242,23 @@ def test_no_point_of_the_code_is_left_out() -> None:
 def test_killed_while_it_replaces_rows(copy: Copy, tmp_path: Path, death: Death) -> None:
     sandbox = copy()
     die(sandbox, Faults(tmp_path / "log").at(death.point, death.whom, nth=death.nth))
+    rerun(sandbox)
+
+
+def test_killed_when_a_worker_has_staged_before_its_session_is_written(copy: Copy, tmp_path: Path) -> None:
+    """A worker begins within the transaction that writes its session: what it staged then is published by nobody."""
+    sandbox, faults = copy(), Faults(tmp_path / "log").at("sessions.open.commit", "pause", nth=2)
+    before = sandbox.target_rows()
+    process = sandbox.start(*LOAD, env=faults.env())
+    faults.wait_for("sessions.open.commit", nth=2)
+    faults.wait_for("stage.finished", nth=2)
+    time.sleep(0.5)
+    assert faults.count("publish.begin") == 0
+    process.kill()
+    wait_for_end(process)
+    assert len(sessions_by_id(sandbox)) == 4 + 1
+    assert sandbox.target_rows() == before
+    assert held_locks(sandbox.root / "state") == []
     rerun(sandbox)
 
 

@@ -247,3 +247,16 @@ def test_a_full_disk_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: pyte
     said = f"No space left on device; make room on its disk (df -h {tmp_path})"
     with pytest.raises(StateDirError, match=re.escape(said)):
         Lock(tmp_path / "a.lock").try_take("first")
+
+
+def test_room_for_a_part_of_the_holder_is_an_error(tmp_path: Path) -> None:
+    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    lock = Lock(tmp_path / "a.lock")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+        with pytest.raises(StateDirError, match="File too large"):
+            lock.try_take("first")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert lock.try_take("second")
+    lock.release()
