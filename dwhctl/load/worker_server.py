@@ -220,10 +220,8 @@ class WorkerServer:
         if self._is_ready is None:
             return None
         if not self._is_ready:
-            raise WorkersError(
-                "worker processes cannot be started: the process that they are forked from ended, or was not ready"
-                f" after {_IMPORT_SECONDS:.0f} seconds"
-            )
+            self._start_again_if_killed()
+            return None
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
@@ -241,6 +239,18 @@ class WorkerServer:
             ours.close()
             raise _workers_error(OSError(number, os.strerror(number)))
         return ProcessWorker(pid, Connection(ours.detach()), self._kill, self.answered)
+
+    def _start_again_if_killed(self) -> None:
+        """Start a process again that was killed before it was ready. Raise WorkersError for another reason."""
+        code = None
+        with suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(_END_SECONDS) if self._process else 0
+        if code is not None and code < 0:
+            self._start_again()
+            return
+        slow = f"was not ready after {_IMPORT_SECONDS:.0f} seconds"
+        why = slow if code is None else f"ended with exit code {code} before it was ready"
+        raise WorkersError(f"worker processes cannot be started: the process that they are forked from {why}")
 
     def _start_again(self) -> None:
         self.close()

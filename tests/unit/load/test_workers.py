@@ -393,8 +393,20 @@ def test_a_server_that_cannot_import_is_said_in_words(
     server: WorkerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_server, "_PROGRAM", "raise SystemExit(1)")
-    with pytest.raises(WorkersError, match="ended, or was not ready"):
+    with pytest.raises(WorkersError, match="ended with exit code 1 before it was ready"):
         forked(server)
+
+
+def test_a_server_that_is_killed_before_it_is_ready_is_started_again(server: WorkerServer) -> None:
+    """One killed process ended the whole run, with nothing loaded."""
+    for kills in range(worker_server._MAX_RESTARTS):
+        if kills == 0:
+            server.start(["pyarrow"])
+        assert server._process is not None
+        server._process.kill()
+        wait_until(lambda: server._is_ready is not None, "the run hears of it")
+        assert server.fork() is None
+    assert forked(server).submit(len, "abc").result(60) == 3
 
 
 def test_a_fork_that_is_refused_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
