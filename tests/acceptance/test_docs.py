@@ -79,6 +79,7 @@ def test_a_section(capsys: pytest.CaptureFixture[str]) -> None:
         ("alerts#when-nothing-hapens", "page alerts has no section 'when-nothing-hapens'; did you mean"),
         ("\x1b[31mred\x07", r"there is no page '\x1b[31mred\x07': "),
         ("../setup", "there is no page '../setup': "),
+        ("zzz", " in all); `dwhctl docs` lists all"),
     ],
 )
 def test_what_is_not_there(asked: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:
