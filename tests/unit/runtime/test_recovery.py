@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dwhctl.core.errors import LockHeldError, TargetError
+from dwhctl.core.errors import ConfigError, LockHeldError, TargetError
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.recovery import Reaper
@@ -188,3 +188,32 @@ def test_every_run_says_why_it_is_blocked_and_reports_are_blocked_too(tmp_path: 
         assert sorted(reaper.blocked) == ["cities", "orders"]
         assert store.closed == []
         assert "1 of its sessions wait for their warehouse: a session does not end" in told[0].text
+
+
+class WithoutSecret(FakeTarget):
+    """Has a password that is not there."""
+
+    def drop_run(self, run_id: str) -> None:
+        raise ConfigError("connections.second.password: the environment variable NOT_THERE is not set")
+
+
+def test_a_warehouse_without_its_secret_blocks_its_own_loads_only(tmp_path: Path) -> None:
+    state, store = StateDir(tmp_path), DeadRun()
+    state.make()
+    loads = {"orders": a_load(), "calls": a_load(name="calls", target="second", table="stage.calls")}
+    project = a_project(tmp_path, loads=loads)
+    targets = {"second": WithoutSecret(), "dwh": FakeTarget()}
+    notices: list[str] = []
+    reaper = Reaper(
+        project,
+        state,
+        store,  # type: ignore[arg-type]
+        targets,
+        Slots(state.slots, {}),
+        lambda notice: notices.append(str(notice)),
+    )
+    reap(reaper, state)
+    assert list(reaper.blocked) == ["calls"]
+    assert [one.id for one in store.closed] == [1]
+    assert (state.run_locks / f"{DEAD}.lock").exists()
+    assert "its staging in second cannot be dropped yet" in notices[0]
