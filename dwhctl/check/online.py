@@ -1,7 +1,7 @@
 """Check the databases of a project before data moves: `config check --online`.
 
-Nothing is loaded. Each shard is queried for the extract's columns and for the first row of an empty slice, which needs
-the same privileges as a load; an empty group is staged in the warehouse, and dropped.
+Nothing is loaded. Each shard is queried for the extract's columns and for the first row of an empty slice (an API for
+its first page), which needs the same privileges as a load; an empty group is staged in the warehouse, and dropped.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class OnlineCheck:
         self._columns: dict[str, Sequence[Column]] = {}
         #: By load: the columns that only the sources have, with their types, and the shards that have them.
         self._added: dict[str, dict[tuple[str, str], list[str]]] = {}
-        #: By load, what is wrong and how badly: the shards.
-        self._of_shards: dict[tuple[str, str, bool], list[str]] = {}
+        #: By load, what is wrong and how badly (`wrong`, `note`): the shards.
+        self._of_shards: dict[tuple[str, str, bool, bool], list[str]] = {}
         #: By load whose table will be made: its columns in lower case, and the shards that declare each type.
         self._to_make: dict[str, dict[str, dict[str, list[str]]]] = {}
         self._targets: Mapping[str, Target] = {}
@@ -246,8 +246,8 @@ class OnlineCheck:
                     self._keep(load, shard, str(error))
         return ()
 
-    def _keep(self, load: Load, shard: Shard, what: str, *, wrong: bool = True) -> None:
-        self._of_shards.setdefault((load.name, what, wrong), []).append(shard.name)
+    def _keep(self, load: Load, shard: Shard, what: str, *, wrong: bool = True, note: bool = False) -> None:
+        self._of_shards.setdefault((load.name, what, wrong, note), []).append(shard.name)
 
     def _folded(self) -> Iterator[CheckFinding]:
         """Yield what is wrong in the shards, once for all shards that have it, in the order of the shards."""
@@ -257,10 +257,10 @@ class OnlineCheck:
         found = [
             (sorted(shards, key=places.__getitem__), *about) for about, shards in self._of_shards.items()
         ]
-        for shards, name, what, wrong in sorted(found, key=lambda item: places[item[0][0]]):
+        for shards, name, what, wrong, note in sorted(found, key=lambda item: places[item[0][0]]):
             of_load = self._project.shards_of(self._project.loads[name])
             all_shards = sum(not shard.has_ended(self._day) for shard in of_load)
-            yield CheckFinding(_whom(shards, all_shards), f"{name}: {what}", wrong)
+            yield CheckFinding(_whom(shards, all_shards), f"{name}: {what}", wrong, note)
 
     def _loads_of(self, shard: Shard) -> Iterable[Load]:
         return (load for load in self._project.loads.values() if shard in self._project.shards_of(load))
@@ -294,7 +294,8 @@ class OnlineCheck:
                     self._keep(load, shard, misfit.what, wrong=misfit.certain)
                 filled = compare(columns, self._columns[load.name], fill_missing=load.on_new_column == "add")
                 self._refuse_dropped(load, shard, {column.name.lower(): column.declared for column in filled})
-            next(source.batches(query, 1), None)
+            if (doubt := source.tried(query)) is not None:
+                self._keep(load, shard, doubt, wrong=False, note=True)
 
     def _refuse_to_make(self, load: Load, shard: Shard, columns: Sequence[Column]) -> None:
         """Raise as a load would for columns that its new table cannot have, and collect their types."""
@@ -389,8 +390,7 @@ def _unexpected(checks: Mapping[str, Mapping[str, _Check]]) -> Iterator[CheckFin
                 else:
                     yield CheckFinding(name, str(check.failure))
     total = sum(len(of_connection) - 1 for of_connection in checks.values())
-    for what, ended in shards.items():
-        yield CheckFinding(_whom(ended, total), what)
+    yield from (CheckFinding(_whom(ended, total), what) for what, ended in shards.items())
 
 
 def _whom(shards: Sequence[str], of: int) -> str:

@@ -81,9 +81,9 @@ def _read(name: str) -> str:
     # A path in the repository is accepted as well.
     path = known.get(name.lower().removeprefix("docs/").removesuffix(".md"))
     if path is None:
-        hint = nearest(name, known)
-        end = "" if hint.endswith("?") else ";"
-        raise UsageError(f"there is no page '{one_line(name)}': {hint}{end} `dwhctl docs` lists all")
+        near = nearest(name, known)
+        end = "" if near.endswith("?") else ";"
+        raise UsageError(f"there is no page '{one_line(name)}': {near}{end} `dwhctl docs` lists all")
     return path.read_text(encoding="utf-8")
 
 

@@ -33,7 +33,7 @@ from dwhctl.sessions.history import (
     successful_ids,
 )
 from dwhctl.sessions.task_states import NewestSession, read_newest
-from dwhctl.sessions.values import completes, is_good
+from dwhctl.sessions.values import CLOCKS_APART, completes, is_good
 from dwhctl.verify.last import LastVerify, read_last
 
 DAYS = 14
@@ -221,6 +221,7 @@ class _Reader:
         """Return the shards whose slices of yesterday were first complete after the refresh began."""
         store, day = self._store, self._yesterday
         late: dict[str, None] = {}
+        until = self._now + CLOCKS_APART
         for load in (self._project.loads[need.load] for need in report.needs) if store else ():
             ids = [id_ for _, id_ in successful_ids(store, load.name, day, day)] if store else []
             if load.slice_by is None or not ids or len(ids) > _MOST_OF_DAY or store is None:
@@ -231,7 +232,9 @@ class _Reader:
             }
             first: dict[str, datetime] = {}
             for session in store.of_ids(ids):
-                if session.shard in ends and completes(session.started, ends[session.shard]):
+                if session.started > until or session.shard not in ends:
+                    continue
+                if completes(session.started, ends[session.shard]):
                     first[session.shard] = min(session.started, first.get(session.shard, session.started))
             late |= dict.fromkeys(shard for shard, began in sorted(first.items()) if began > refreshed)
         return tuple(late)

@@ -97,7 +97,7 @@ class RefreshRules(Struct, frozen=True):
     at_once: int
     began: float
     wait: timedelta | None
-    blocked: Mapping[str, errors.AttemptError] = field(default_factory=dict)
+    blocked: Mapping[str, errors.DwhctlError] = field(default_factory=dict)
 
 
 class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
@@ -156,7 +156,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         thread.start()
         return True
 
-    def _fail(self, job: ReportJob, error: errors.AttemptError) -> None:
+    def _fail(self, job: ReportJob, error: errors.DwhctlError) -> None:
         self.attempts.fail_unstarted([job], Failure.of(error), self.began)
 
     def _is_ready(self, job: ReportJob, now: float) -> bool:

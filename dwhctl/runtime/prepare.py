@@ -100,7 +100,7 @@ def describe_targets(
     plan: Plan,
     targets: Mapping[str, Target],
     slots: Slots,
-    blocked: Mapping[str, errors.AttemptError],
+    blocked: Mapping[str, errors.DwhctlError],
     retries: Callable[[Load], int],
     notify: Callable[[Notice], None] = lambda _notice: None,
 ) -> PreparedTables:
@@ -128,7 +128,7 @@ class _Preparation:
 
     _project: Project
     _targets: Mapping[str, Target]
-    _blocked: Mapping[str, errors.AttemptError]
+    _blocked: Mapping[str, errors.DwhctlError]
     _retries: Callable[[Load], int]
     _notify: Callable[[Notice], None]
     _finder: TableColumnsFinder

@@ -51,8 +51,8 @@ class Reaper:
     _targets: Mapping[str, Target]
     _slots: Slots
     _notify: Callable[[Notice], None]
-    blocked: dict[str, errors.AttemptError] = field(default_factory=dict)
-    _out_of_reach: dict[str, errors.AttemptError] = field(default_factory=dict)
+    blocked: dict[str, errors.DwhctlError] = field(default_factory=dict)
+    _out_of_reach: dict[str, errors.DwhctlError] = field(default_factory=dict)
 
     def reap_dead_runs(self, others: Iterable[str], locked: Collection[str], work: Collection[str]) -> None:
         """Reap those of the other runs that are not alive. `locked` have a lock in this state folder.
@@ -188,8 +188,8 @@ class Reaper:
         report = self._project.reports.get(work)
         return report.connection if report else None
 
-    def _drop_staging(self, run_id: str) -> dict[str, errors.AttemptError]:
-        undropped: dict[str, errors.AttemptError] = {}
+    def _drop_staging(self, run_id: str) -> dict[str, errors.DwhctlError]:
+        undropped: dict[str, errors.DwhctlError] = {}
         for name, target in self._targets.items():
             try:
                 # dwhctl waits for an unreachable warehouse once, not once for each dead run.
@@ -197,9 +197,7 @@ class Reaper:
                     raise known
                 with self._slots.held(name):
                     target.drop_run(run_id)
-            except errors.ConfigError as error:  # such as a secret that is not there
-                undropped[name] = errors.TargetRefusedError(str(error))
-            except errors.AttemptError as error:
+            except (errors.AttemptError, errors.ConfigError) as error:
                 undropped[name] = error
                 if isinstance(error, errors.ConnectError | errors.LoginRefusedError):
                     self._out_of_reach[name] = error
@@ -213,7 +211,7 @@ class Reaper:
                 # A report's rows have no etl_id: whether it was refreshed is unknown until the next refresh.
                 slices = [session.id for session in of_load if session.shard is not None]
                 rows = self._published_rows(load, slices) if slices else {}
-            except errors.AttemptError as error:
+            except (errors.AttemptError, errors.ConfigError) as error:
                 self.blocked[load] = error
                 continue
             closings += [_closing(session, rows.get(session.id)) for session in of_load]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from msgspec import Struct
 
-from dwhctl.core.errors import AttemptError, LockHeldError, SessionsError, StateDirError
+from dwhctl.core.errors import AttemptError, DwhctlError, LockHeldError, SessionsError, StateDirError
 from dwhctl.core.faults import reach
 from dwhctl.core.files import open_for_update, open_regular, remove_left_behind
 from dwhctl.core.waiting import waited
@@ -262,7 +262,7 @@ class RunContext:
     leaves_lock: Callable[[], bool]
     check: Callable[[SessionStore], None] = lambda _store: None
     unknown: Callable[[SessionStore], Sequence[Load]] = lambda _store: ()
-    blocked: dict[str, AttemptError] = field(default_factory=dict)
+    blocked: dict[str, DwhctlError] = field(default_factory=dict)
 
     def enter(self, stack: ExitStack, work: Mapping[str, str], wait: float) -> SessionStore:
         """Take the locks of its work, the sessions and its run lock, then reap dead runs.

@@ -13,7 +13,7 @@ from itertools import takewhile
 from msgspec import Struct
 from msgspec.structs import replace
 
-from dwhctl.core.errors import AttemptError
+from dwhctl.core.errors import AttemptError, DwhctlError
 from dwhctl.core.secrets import mask
 from dwhctl.core.words import escaped
 from dwhctl.monitor.coverage import Gap, fold_shards
@@ -229,7 +229,7 @@ def incomplete(last: LastSession | None) -> SliceFinding:
     return SliceFinding(Check.INCOMPLETE, detail=why)
 
 
-def not_compared(error: AttemptError) -> SliceFinding:
+def not_compared(error: DwhctlError) -> SliceFinding:
     return SliceFinding(Check.NOT_COMPARED, detail=str(error))
 
 

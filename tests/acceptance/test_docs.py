@@ -78,7 +78,8 @@ def test_a_section(capsys: pytest.CaptureFixture[str]) -> None:
         ("alert", "there is no page 'alert': did you mean 'alerts'? `dwhctl docs` lists all"),
         ("alerts#when-nothing-hapens", "page alerts has no section 'when-nothing-hapens'; did you mean"),
         ("\x1b[31mred\x07", r"there is no page '\x1b[31mred\x07': "),
-        ("../setup", "in all); `dwhctl docs` lists all"),
+        ("../setup", "there is no page '../setup': "),
+        ("zzz", " in all); `dwhctl docs` lists all"),
     ],
 )
 def test_what_is_not_there(asked: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:

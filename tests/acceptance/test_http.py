@@ -7,10 +7,11 @@ import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import datetime
-from itertools import pairwise
+from datetime import datetime, timedelta
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import duckdb
 import pytest
@@ -246,6 +247,55 @@ def test_what_commands_show_of_it(project: Path, api: Api, capsys: pytest.Captur
     assert dwh("query", "crm", "SELECT 1", "--project", project) == 2
     assert "is an HTTP API, which takes no SQL" in capsys.readouterr().err
     assert dwh("config", "check", "--online", "--project", project) == 0
+
+
+def of_yesterday(crm: Crm) -> None:
+    yesterday = str(datetime.now(ZoneInfo("Europe/Moscow")).date() - timedelta(days=1))
+    for call in chain.from_iterable(crm.calls.values()):
+        call["called_at"] = call["called_at"].replace("2020-07-14", yesterday)
+
+
+@pytest.mark.parametrize(
+    ("paginator", "place"),
+    [
+        ('{ type = "cursor", cursor_path = "$.nxet" }', "cursor_path $.nxet"),
+        ('{ type = "json_link", next_url_path = "$.links.next" }', "next_url_path $.links.next"),
+        ('{ type = "header_cursor", cursor_key = "X-Nxet" }', "the header of cursor_key X-Nxet"),
+        ('{ type = "header_link" }', "the relation of links_next_key next in the header Link"),
+        ('{ type = "cursor", cursor_path = "$.next" }', ""),
+        ('{ type = "offset", limit = 10, limit_param = "n", offset_param = "cursor" }', ""),
+    ],
+)
+def test_a_page_that_leads_nowhere_gets_a_note(
+    project: Path, api: Api, crm: Crm, capsys: pytest.CaptureFixture[str], paginator: str, place: str
+) -> None:
+    load = project / "config/loads/calls.toml"
+    load.write_text(LOAD.replace('{ type = "cursor", cursor_path = "$.next" }', paginator))
+    crm.calls["second%20co%2F.."] = []
+    of_yesterday(crm)
+    assert dwh("config", "check", "--online", "--project", project, "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    notes = [note for note in found["notes"] if "first page" in note]
+    note = (
+        f"acme: calls: the first page has records, and nothing at {place}, so that a load ends with it; right if"
+        " there is one page, else correct the paginator"
+    )
+    assert notes == ([note] if place else [])
+    assert (len(api.requests), found["errors"]) == (2, [])
+
+
+def test_a_mistyped_total_is_found_before_the_first_load(
+    project: Path, crm: Crm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = project / "config/loads/calls.toml"
+    of_yesterday(crm)
+    load.write_text(
+        LOAD.replace(
+            '{ type = "cursor", cursor_path = "$.next"', '{ type = "page_number", total_path = "$.nxet"'
+        )
+    )
+    assert dwh("config", "check", "--online", "--project", project, "--format", "json") == 1
+    assert "the answer has no number at total_path $.nxet" in json.loads(capsys.readouterr().out)["errors"][0]
 
 
 def test_the_examples_of_the_page_load(project: Path, api: Api, crm: Crm) -> None:

@@ -35,16 +35,7 @@ from msgspec import Struct, field, structs
 from dwhctl.core.errors import AttemptError, QueryError, UsageError
 from dwhctl.core.sql import first_word, split_statements
 from dwhctl.core.words import did_you_mean
-from dwhctl.systems.base.fingerprint import (
-    Dialect,
-    Fingerprint,
-    Measure,
-    Part,
-    Read,
-    Write,
-    read_fingerprint,
-    source_parts,
-)
+from dwhctl.systems.base.fingerprint import Dialect, read_fingerprint, source_parts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,6 +44,7 @@ if TYPE_CHECKING:
     from dwhctl.project.connections import NetworkConnection
     from dwhctl.project.parts import KeyRange
     from dwhctl.project.query import Query
+    from dwhctl.systems.base.fingerprint import Fingerprint, Measure, Part, Read, Write
 
 
 class Source(ABC):
@@ -93,6 +85,11 @@ class Source(ABC):
             return None if cell is None else cell.as_py()
         except (ValueError, OverflowError):
             return repr(cell)  # a date that Python does not have
+
+    def tried(self, query: Query) -> str | None:
+        """Read the first row, or all that is cheap. Return what may be wrong with the answer. Raise as `batches`."""
+        next(self.batches(query, 1), None)
+        return None
 
     def key_limits(self, query: Query, column: str) -> tuple[object, object]:  # noqa: ARG002
         """Return the least and the greatest value of a column of the answer, None without one.

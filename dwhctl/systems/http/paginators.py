@@ -90,6 +90,23 @@ class Pages:
         if self._left is not None:
             raise SourceError(f"{self._left}, and the next answer says that there are no records")
 
+    def unnamed(self, page: Page) -> str | None:
+        """Return where a page with records, by which the pages end, has no field for the next one, not even a null."""
+        paginator, place, found = self._paginator, "", None
+        if isinstance(paginator, words.JsonLinkPaginator):
+            place = f"next_url_path {paginator.next_url_path}"
+            found = find_first(page.rest, paginator.next_url_path)
+        elif isinstance(paginator, words.CursorPaginator) and paginator.has_more_path is None:
+            place = f"cursor_path {paginator.cursor_path}"
+            found = find_first(page.rest, paginator.cursor_path)
+        elif isinstance(paginator, words.HeaderCursorPaginator):
+            place = f"the header of cursor_key {paginator.cursor_key}"
+            found = page.headers.get(paginator.cursor_key, MISSING)
+        elif isinstance(paginator, words.HeaderLinkPaginator):
+            place = f"the relation of links_next_key {paginator.links_next_key} in the header Link"
+            found = linked(page.headers.get("Link", ""), paginator.links_next_key) or MISSING
+        return place if page.records and found is MISSING else None
+
     def _after(self, page: Page) -> Call | None:
         paginator, call = self._paginator, page.call
         if isinstance(paginator, words.JsonLinkPaginator):
@@ -230,6 +247,17 @@ class Pages:
         if digest in self._seen:
             raise QueryError(f"{what} comes a second time: the pages of the server have no end")
         self._seen.add(digest)
+
+
+class FirstPage(Pages):
+    """The first of a slice's pages only. `place`: where it has nothing that leads to the next one."""
+
+    place: str | None = None
+
+    def after(self, page: Page) -> None:
+        """Check the page as a load does. Raise QueryError or SourceError."""
+        if super().after(page) is None:
+            self.place = self.unnamed(page)
 
 
 _PARAMETER = r"""\s*;[\s;]*+([\w!#$%&*+.^`|~-]+)(?:\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^\s",;]*))?"""

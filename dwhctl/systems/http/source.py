@@ -17,7 +17,7 @@ from dwhctl.systems.base.fingerprint import Dialect, Part, read_fingerprint, sou
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.http.client import Client
-from dwhctl.systems.http.paginators import Page, Pages, json_paths
+from dwhctl.systems.http.paginators import FirstPage, Page, Pages, json_paths
 from dwhctl.systems.http.records import JsonRecords, csv_records
 from dwhctl.systems.http.request import Call, shown, url_of
 from dwhctl.systems.http.types import MISSING, TWICE, Converter, declared_columns
@@ -56,12 +56,26 @@ class HttpSource(Source):
 
     def batches(self, query: Query, rows: int) -> Iterator[pa.RecordBatch]:
         """Fetch page after page; a page is whole before a row of it is given."""
+        return self._read(query, rows, Pages(_request(query).endpoint.paginator, self._connection.max_pages))
+
+    def tried(self, query: Query) -> str | None:
+        """Read the first page to its end. Return that nothing in it leads to a second one."""
+        first = FirstPage(_request(query).endpoint.paginator, self._connection.max_pages)
+        for _ in self._read(query, _MEASURED_ROWS, first):
+            pass
+        if first.place is None:
+            return None
+        return (
+            f"the first page has records, and nothing at {first.place}, so that a load ends with it; right if there"
+            " is one page, else correct the paginator"
+        )
+
+    def _read(self, query: Query, rows: int, pages: Pages) -> Iterator[pa.RecordBatch]:
         request = _request(query)
         columns = declared_columns(request.columns)
         converters = list(map(Converter, columns, request.columns.values()))
         schema = pa.schema([pa.field(column.name, column.type) for column in columns])
         endpoint, before = request.endpoint, b""
-        pages = Pages(endpoint.paginator, self._connection.max_pages)
         call: Call | None = _first(self._connection, request, pages)
         first_row = 1
         while call is not None:

@@ -160,6 +160,19 @@ def test_a_report_does_not_have_what_was_loaded_after_its_refresh(tmp_path: Path
     assert report.command.startswith("dwhctl refresh-reports city_orders --date 2020-07-13 --project ")
 
 
+def test_a_success_that_starts_in_the_future_was_not_loaded_after_a_refresh(tmp_path: Path) -> None:
+    """It is of a clock that was ahead, and counts for no day elsewhere either."""
+    page = page_of(tmp_path, pages.server_down)
+    with open_store(page.project.sessions) as store:
+        later = NOW + timedelta(days=30)
+        [new] = store.open(
+            [NewSession("20200714T040300-00000000", "orders", "city_000", DAYS[-1], 1, "again", later)]
+        )
+        store.close([Closing(new, State.LOADED, later, 5)])
+    [report] = read_page(page.project, NOW).reports
+    assert report.loaded_after == ()
+
+
 def cells_of(page: PageContent) -> dict[int, list[str]]:
     """The reason, the log, the bounds and the query that the script shows of each session."""
     details = json.loads(Seen(render(page)).raw[1][1])

@@ -56,16 +56,6 @@ class DeadRun:
         return 0
 
 
-NOT_THERE = "connections.other_dwh.password: the environment variable NOT_THERE is not set"
-
-
-class WithoutSecret(FakeTarget):
-    """Has a password that is not there."""
-
-    def drop_run(self, run_id: str) -> None:
-        raise ConfigError(NOT_THERE)
-
-
 def reap(reaper: Reaper, state: StateDir, work: Collection[str] = ()) -> None:
     """Reap the dead run for another one, as that does."""
     reaper.reap_dead_runs({DEAD}, state.locked_runs(), work)
@@ -83,19 +73,6 @@ def test_a_load_waits_for_its_dead_runs_staging(tmp_path: Path, droppable: bool)
     reap(reaper, state)
     assert (list(reaper.blocked), len(store.closed)) == (([], 1) if droppable else (["orders"], 0))
     assert (state.run_locks / f"{DEAD}.lock").exists() is not droppable
-
-
-def test_a_warehouse_without_its_secret_blocks_its_own_loads_only(tmp_path: Path) -> None:
-    state, store, target = StateDir(tmp_path), DeadRun(), FakeTarget()
-    state.make()
-    loads = {"orders": a_load(), "calls": a_load(name="calls", target="other_dwh")}
-    project = a_project(tmp_path, loads=loads)
-    targets = {"dwh": target, "other_dwh": WithoutSecret()}
-    reaper = Reaper(project, state, store, targets, Slots(state.slots, {}), lambda text: None)  # type: ignore[arg-type]
-    reap(reaper, state)
-    assert {name: str(error) for name, error in reaper.blocked.items()} == {"calls": NOT_THERE}
-    assert reaper.blocked["calls"].permanent
-    assert (state.run_locks / f"{DEAD}.lock").exists()
 
 
 def test_a_load_waits_although_the_dead_run_had_closed_its_sessions(tmp_path: Path) -> None:
@@ -211,3 +188,32 @@ def test_every_run_says_why_it_is_blocked_and_reports_are_blocked_too(tmp_path: 
         assert sorted(reaper.blocked) == ["cities", "orders"]
         assert store.closed == []
         assert "1 of its sessions wait for their warehouse: a session does not end" in told[0].text
+
+
+class WithoutSecret(FakeTarget):
+    """Has a password that is not there."""
+
+    def drop_run(self, run_id: str) -> None:
+        raise ConfigError("connections.second.password: the environment variable NOT_THERE is not set")
+
+
+def test_a_warehouse_without_its_secret_blocks_its_own_loads_only(tmp_path: Path) -> None:
+    state, store = StateDir(tmp_path), DeadRun()
+    state.make()
+    loads = {"orders": a_load(), "calls": a_load(name="calls", target="second", table="stage.calls")}
+    project = a_project(tmp_path, loads=loads)
+    targets = {"second": WithoutSecret(), "dwh": FakeTarget()}
+    notices: list[str] = []
+    reaper = Reaper(
+        project,
+        state,
+        store,  # type: ignore[arg-type]
+        targets,
+        Slots(state.slots, {}),
+        lambda notice: notices.append(str(notice)),
+    )
+    reap(reaper, state)
+    assert list(reaper.blocked) == ["calls"]
+    assert [one.id for one in store.closed] == [1]
+    assert (state.run_locks / f"{DEAD}.lock").exists()
+    assert "its staging in second cannot be dropped yet" in notices[0]
