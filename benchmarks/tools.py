@@ -1,6 +1,6 @@
 """Other tools that copy tables from PostgreSQL to PostgreSQL, each in a virtual environment of its own below a folder.
 
-    python -m venv TOOLS/dlt      && TOOLS/dlt/bin/pip install 'dlt[postgres,sql_database]' pyarrow numpy
+    python -m venv TOOLS/dlt      && TOOLS/dlt/bin/pip install 'dlt[postgres,sql-database]' pyarrow numpy
     python -m venv TOOLS/ingestr  && TOOLS/ingestr/bin/pip install ingestr==0.15.9     (1.x downloads a binary)
     python -m venv TOOLS/sling    && TOOLS/sling/bin/pip install sling-linux-amd64     (sling downloads one as well)
 
