@@ -98,6 +98,7 @@ class CsvTargetKit(DuckdbTargetKit):
     name = "csv"
     types = _TYPES
     words = DuckdbTargetKit.words
+    computed = ""
 
     def word(self, column: Column) -> str:
         return "TIMESTAMP WITH TIME ZONE" if column.kind is Kind.TIMESTAMPTZ else super().word(column)
