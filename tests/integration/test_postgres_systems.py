@@ -192,6 +192,49 @@ def test_a_table_that_leaves_rows_out_is_refused(target: PostgresTarget, wide: t
             publication.insert(group, ["token"])
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        "CREATE TRIGGER way BEFORE INSERT ON {} FOR EACH ROW WHEN (NEW.id = 2) EXECUTE FUNCTION stage.way()",
+        "CREATE TRIGGER way AFTER INSERT ON {} FOR EACH ROW WHEN (NEW.id = 2) EXECUTE FUNCTION stage.way()",
+        (
+            "CREATE CONSTRAINT TRIGGER way AFTER INSERT ON {} DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+            " WHEN (NEW.id = 2) EXECUTE FUNCTION stage.way()"
+        ),
+        "CREATE RULE way AS ON INSERT TO {} WHERE NEW.id = 2 DO INSTEAD NOTHING",
+    ],
+    ids=["before", "after", "deferred", "rule"],
+)
+def test_a_report_whose_table_leaves_rows_out_is_refused(target: PostgresTarget, way: str) -> None:
+    """Its success lacked rows of the source. A trigger that leaves the rows as they are is no mistake."""
+    target.run_statements(
+        [
+            "CREATE TABLE stage.report (id bigint); INSERT INTO stage.report VALUES (7)",
+            (
+                "CREATE FUNCTION stage.way() RETURNS trigger LANGUAGE plpgsql"
+                " AS 'BEGIN DELETE FROM stage.report WHERE id = NEW.id; RETURN NULL; END'"
+            ),
+            way.format("stage.report"),
+        ]
+    )
+    source = RowSource("SELECT generate_series(1, {}) AS id", is_query=True)
+    for last in (3, 1):
+        with target.refresh(
+            "stage.report", replace(source, text=source.text.format(last)), TIMEOUT
+        ) as refresh:
+            refresh.delete()
+            if last == 1:
+                assert refresh.insert(["id"]) == 1
+                refresh.commit()
+                continue
+            with pytest.raises(
+                CountsDifferError, match=r"3 rows were written to stage\.report, but it took 2: a"
+            ):
+                refresh.insert(["id"])
+    with target.inspection("stage.report", None) as inspection:
+        assert inspection._ask("SELECT id FROM stage.report", {}) == [(1,)]
+
+
 _CHANGE = "CREATE FUNCTION stage.change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {}; RETURN NEW; END'"
 _TRIGGER = f"CREATE TRIGGER change BEFORE INSERT ON {TABLE} FOR EACH ROW EXECUTE FUNCTION stage.change()"
 

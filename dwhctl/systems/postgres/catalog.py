@@ -1,4 +1,4 @@
-"""Read PostgreSQL's catalog: columns, privileges, indexes, sessions of other runs; and find staging tables."""
+"""Read PostgreSQL's catalog: columns, privileges, indexes, sessions of other runs; find staging tables; inspect one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from msgspec import Struct
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import About, CountsDifferError, TargetError, TargetRefusedError
 from dwhctl.core.sql import literal, quote_name, quote_path
+from dwhctl.systems.base.server import ServerInspection
 from dwhctl.systems.base.staging import described_each, run_label, staging_name, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning
 from dwhctl.systems.postgres import NAME_OCTETS, types
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from dwhctl.core.columns import Column
     from dwhctl.systems.base.staging import Described
@@ -214,8 +215,11 @@ def publication_lock(table: str) -> str:
 
 
 def refresh_lock(table: str) -> str:
-    """Return the statement that lets one transaction at a time write to the (quoted) table; readers go on."""
-    return f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"
+    """Return the statements that let one transaction at a time write to the (quoted) table; readers go on.
+
+    Its other statements all see what was committed when the first of them began: a LOCK comes before that.
+    """
+    return f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"
 
 
 #: The triggers of partitions fire too. tgtype has the bit 8 for DELETE and 4 for INSERT; those of constraints are
@@ -345,3 +349,18 @@ def end_sessions(client: CopyClient, wanted: str, *, and_longer: bool = False) -
         if time.monotonic() > until:
             raise TargetError(f"{len(left)} sessions of {wanted} do not end")
         time.sleep(_POLL_SECONDS)
+
+
+class PostgresInspection(ServerInspection["CopyClient"]):
+    """Reads a table in one session. `slice_by` is the column by which it is sliced."""
+
+    def __init__(self, client: CopyClient, table: str, slice_by: Column | None) -> None:
+        super().__init__("postgres", client, quote_path(table), slice_by)
+        self._name = table
+
+    def columns(self) -> Sequence[Column]:
+        return described(self._client, self._name)
+
+    def beside(self, table: str, slice_by: str | None) -> PostgresInspection:
+        column = described_column(self._client, table, slice_by) if slice_by else None
+        return PostgresInspection(self._client, table, column)

@@ -16,7 +16,6 @@ from dwhctl.core.errors import AttemptError, StagingError, TargetRefusedError
 from dwhctl.core.sql import literal, quote_name, quote_path
 from dwhctl.project.query import at_statement
 from dwhctl.systems.base.server import (
-    ServerInspection,
     ServerRefresh,
     ServerTarget,
     known_types,
@@ -217,7 +216,7 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
     def inspection(self, table: str, slice_by: str | None) -> Iterator[Inspection]:
         with self._connected("inspect") as client:
             bounds = catalog.described_column(client, table, slice_by) if slice_by else None
-            yield PostgresInspection(client, table, bounds)
+            yield catalog.PostgresInspection(client, table, bounds)
 
     def publish_statements(self, slice: Slice, columns: TableColumns) -> Sequence[Statement]:
         *before, _ = columns.table.split(".")
@@ -345,6 +344,8 @@ def _numbers(tokens: Sequence[str]) -> str:
 class PostgresRefresh(ServerRefresh[CopyClient]):
     """One transaction in one session. DELETE and INSERT, not TRUNCATE: it would lock readers out."""
 
+    _may_move = False
+
     def columns(self) -> RefreshColumns:
         table = catalog.existing_columns(self._client, self._table)
         with at_statement(self._source.text) if self._source.is_query else nullcontext():
@@ -358,13 +359,21 @@ class PostgresRefresh(ServerRefresh[CopyClient]):
 
     def delete(self) -> None:
         super().delete()
-        _, may_keep, _ = catalog.write_ways(self._client, self._sql_name)
+        _, may_keep, self._may_move = catalog.write_ways(self._client, self._sql_name)
         if may_keep and self._client.query(f"SELECT 1 FROM {self._sql_name} LIMIT 1"):
             raise catalog.kept_rows(self._table)
 
     def _inserted(self, sql: str) -> int:
         inserted = self._client.run(sql)
         self._client.query(catalog.FIRE_DEFERRED)
+        if self._may_move:
+            # The snapshot is that of the INSERT: catalog.refresh_lock.
+            given, found = (
+                self._client.query(f"SELECT count(*) FROM {rows}")[0][0]
+                for rows in (refresh_source(self._source), self._sql_name)
+            )
+            if given != found:
+                raise catalog.lost_rows(self._table, given, found)
         return inserted
 
     @staticmethod
@@ -380,18 +389,3 @@ class PostgresRefresh(ServerRefresh[CopyClient]):
 def _answered(column: types.AnswerColumn) -> RefreshColumn:
     known = types.column(column.name, column.declared, is_enum=column.is_enum)
     return RefreshColumn(column.name, column.declared, known, column.declared == "unknown")
-
-
-class PostgresInspection(ServerInspection[CopyClient]):
-    """Reads a table in one session. `slice_by` is the column by which it is sliced."""
-
-    def __init__(self, client: CopyClient, table: str, slice_by: Column | None) -> None:
-        super().__init__("postgres", client, quote_path(table), slice_by)
-        self._name = table
-
-    def columns(self) -> Sequence[Column]:
-        return catalog.described(self._client, self._name)
-
-    def beside(self, table: str, slice_by: str | None) -> PostgresInspection:
-        column = catalog.described_column(self._client, table, slice_by) if slice_by else None
-        return PostgresInspection(self._client, table, column)
