@@ -351,6 +351,24 @@ def test_a_column_that_dwhctl_cannot_write_is_refused_by_name(way: Way) -> None:
             way.target.columns(f"odd_{number}")
 
 
+def test_service_fields_in_other_letters_are_written_or_refused_by_name(way: Way) -> None:
+    """PostgreSQL and ClickHouse take them for other columns: the error was a bare code of the server."""
+    kit = way.target_kit
+    numbers = kit.columns(id=Kind.INTEGER, etl_id=Kind.INTEGER, hash_id=Kind.INTEGER)
+    text = kit.columns(x=Kind.TEXT).replace("x ", '"ETL_source" ', 1)
+    layout = kit.layout(None, numbers, "UTC")
+    way.target.run_statements(
+        ["CREATE SCHEMA IF NOT EXISTS stage", f"CREATE TABLE {TABLE} ({numbers}, {text}){layout}"]
+    )
+    way.fill(*way.source_kit.create_as("t", f"SELECT {way.source_kit.integer(7)} AS id"))
+    if kit.name in ("postgres", "clickhouse"):
+        with pytest.raises(TargetRefusedError, match=r"has a column .ETL_source.*: rename the column"):
+            way.target.columns(TABLE)
+    else:
+        assert way.carry("SELECT id FROM t") == 1
+        assert way.rows("id, etl_source") == [("7", "abakan")]
+
+
 def test_a_column_that_the_target_computes_is_not_written(way: Way) -> None:
     if not way.target_kit.computed:
         pytest.skip("the system has none")

@@ -1,7 +1,8 @@
-"""The table that a load makes when it has no `create`: its columns, and the SQL that all systems share."""
+"""The names of a table's columns, and the table that a load makes when it has no `create`: the SQL that systems share."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -18,6 +19,19 @@ if TYPE_CHECKING:
 _SHARD_OCTETS = 200
 _NO_KEYS = (Kind.FLOAT, Kind.BOOLEAN)
 _DAYS = (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
+
+
+def check_case(table: str, names: Sequence[str]) -> None:
+    """Raise TargetRefusedError for names that a system tells apart by case, and dwhctl does not."""
+    twice = [name for name, times in Counter(name.lower() for name in names).items() if times > 1]
+    if twice:
+        raise TargetRefusedError(f"{table}: columns that differ by case only are taken for one: {', '.join(twice)}")
+    for name in names:
+        if name != name.lower() and name.lower() in SERVICE_FIELDS:
+            raise TargetRefusedError(
+                f"{table} has a column {quote_name(name)}, which is not {name.lower()} here; dwhctl needs that name in"
+                " small letters: rename the column in the table and in the load's `create`"
+            )
 
 
 class NewTable(Struct, frozen=True):

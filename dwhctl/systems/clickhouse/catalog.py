@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from msgspec import Struct
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import About, AttemptError, TargetRefusedError
 from dwhctl.core.sql import quote_name
+from dwhctl.systems.base.ddl import check_case
 from dwhctl.systems.base.staging import (
     Literals,
     bounds_of,
@@ -112,11 +112,7 @@ def described(client: ClickHouseClient, table: ClickHouseTable) -> list[Column]:
         if problem := types.name_problem(column.name):
             raise TargetRefusedError(f"{table}.{column.name}: {problem}; rename the column")
     columns = [_described(table, column) for column in found]
-    twice = [name for name, times in Counter(column.name.lower() for column in columns).items() if times > 1]
-    if twice:
-        raise TargetRefusedError(
-            f"{table}: columns that differ by case only are taken for one: {', '.join(twice)}"
-        )
+    check_case(str(table), [column.name for column in columns])
     if any(column.kind is Kind.TIMESTAMP for column in columns):
         _check_zone(client, table, columns)
     return columns

@@ -11,6 +11,7 @@ from msgspec import Struct
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import About, CountsDifferError, TargetError, TargetRefusedError
 from dwhctl.core.sql import literal, quote_name, quote_path
+from dwhctl.systems.base.ddl import check_case
 from dwhctl.systems.base.server import ServerInspection
 from dwhctl.systems.base.staging import described_each, run_label, staging_name, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning
@@ -131,7 +132,9 @@ def described_tables(client: CopyClient, names: Iterable[str]) -> dict[str, Desc
 
 
 def _written(name: str, declared: list[Declared]) -> list[Column]:
-    return [_described(name, column) for column in _existing(name, declared) if not column.is_generated]
+    columns = [_described(name, column) for column in _existing(name, declared) if not column.is_generated]
+    check_case(name, [column.name for column in columns])
+    return columns
 
 
 def described_column(client: CopyClient, name: str, column: str) -> Column:
