@@ -1,4 +1,4 @@
-"""The names of a table's columns, and the table that a load makes when it has no `create`: the SQL that systems share."""
+"""The names of columns, and the table that a load makes when it has no `create`: the SQL that all systems share."""
 
 from __future__ import annotations
 
