@@ -33,6 +33,7 @@ from dwhctl.systems.base import source
 from dwhctl.systems.clickhouse.errors import (
     LOGIN,
     UNKNOWN_DATABASE,
+    UNKNOWN_IDENTIFIER,
     code_of,
     lost,
     network_words,
@@ -155,6 +156,8 @@ class ClickHouseClient:
                 return TargetRefusedError(
                     f"{text}; create the database, or write another in connections.{name}"
                 )
+            if code == UNKNOWN_IDENTIFIER:
+                text += "; the server is too old: dwhctl needs ClickHouse 23.12 or newer"
             return ConnectError(text, connection=name)
         reason = network_words(error)
         if (hint := tls_remedy(reason, self._connection)) is not None:

@@ -31,6 +31,8 @@ logging.getLogger("urllib3").setLevel(logging.NOTSET)
 
 UNKNOWN_TABLE, UNKNOWN_DATABASE, UNKNOWN_SETTING = 60, 81, 115
 MISSING = (UNKNOWN_TABLE, UNKNOWN_DATABASE)
+#: What the driver asks at a login is unknown.
+UNKNOWN_IDENTIFIER = 47
 LOGIN = (192, 193, 194, 516)
 _BUSY = (473,)
 _PERMISSION, _MEMORY = 497, 241
