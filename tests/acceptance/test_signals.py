@@ -25,7 +25,7 @@ from tests.support.faulty import (
     wait_for_end,
     wait_until,
 )
-from tests.support.projects import DAY, Sandbox
+from tests.support.projects import CREATE, DAY, Sandbox
 
 LOAD = ("load", "--date", str(DAY))
 SECONDS = 5.0
@@ -260,6 +260,19 @@ def test_a_command_that_waits_before_it_begins(tmp_path: Path) -> None:
                 out, err = wait_for_end(process, seconds=SECONDS + 5)
             assert (process.returncode, json.loads(out)["exit_code"]) == (143, 143), err
             assert "Error: interrupted" in err
+
+
+@pytest.mark.parametrize(("send", "code"), [(terminate, 143), (interrupt_parent, 130)])
+def test_while_a_create_runs(
+    tmp_path: Path, faults: Faults, send: Callable[[subprocess.Popen[str]], None], code: int
+) -> None:
+    """DuckDB's threads did the work, and the one that waited for them did not see the signal."""
+    endless = f"{CREATE};\nCREATE TABLE stage.n AS SELECT count(*) AS n FROM range(1000000000000)"
+    sandbox = Sandbox(tmp_path / "project", create=endless).write()
+    process = sandbox.start(*LOAD, env=faults.env())
+    faults.wait_for("prepare.create")
+    time.sleep(0.5)
+    stops(process, send, code)
 
 
 def test_a_second_signal_changes_nothing(sandbox: Sandbox, faults: Faults) -> None:

@@ -25,7 +25,9 @@ def check_case(table: str, names: Sequence[str]) -> None:
     """Raise TargetRefusedError for names that a system tells apart by case, and dwhctl does not."""
     twice = [name for name, times in Counter(name.lower() for name in names).items() if times > 1]
     if twice:
-        raise TargetRefusedError(f"{table}: columns that differ by case only are taken for one: {', '.join(twice)}")
+        raise TargetRefusedError(
+            f"{table}: columns that differ by case only are taken for one: {', '.join(twice)}"
+        )
     for name in names:
         if name != name.lower() and name.lower() in SERVICE_FIELDS:
             raise TargetRefusedError(

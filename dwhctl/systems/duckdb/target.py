@@ -66,7 +66,8 @@ class DuckdbTarget(Target):
         self._interrupted = threading.Event()
 
     def run_statements(self, statements: Sequence[str]) -> None:
-        with self._open(spills=True) as db:
+        # A thread that waits for DuckDB's others does not notice a signal.
+        with self._open(spills=True, threads=1) as db:
             for statement in statements:
                 with self.at_statement(statement):
                     db.execute(statement)
@@ -210,18 +211,20 @@ class DuckdbTarget(Target):
         return self._folder(group) / f"{token}.parquet"
 
     @contextmanager
-    def _open(self, *, read_only: bool = False, spills: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _open(
+        self, *, read_only: bool = False, spills: bool = False, threads: int = _THREADS
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._one_user, closing(SpillFolder(self._state_dir if spills else None)) as spill:
             try:
                 with self.at_statement(None):
-                    self._running = self._connect(spill, read_only=read_only)
+                    self._running = self._connect(spill, read_only=read_only, threads=threads)
                     yield self._running
             finally:
                 running, self._running = self._running, None
                 if running is not None:
                     running.close()
 
-    def _connect(self, spill: SpillFolder, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    def _connect(self, spill: SpillFolder, *, read_only: bool, threads: int) -> duckdb.DuckDBPyConnection:
         path = self._connection.path
         if not path.parent.is_dir():
             raise TargetRefusedError(
@@ -235,7 +238,7 @@ class DuckdbTarget(Target):
                 wait=self._connection.lock_wait.total_seconds(),
                 config={
                     "memory_limit": engine.memory_limit(self._connection.memory_limit),
-                    "threads": _THREADS,
+                    "threads": threads,
                     "preserve_insertion_order": False,
                     "temp_directory": spill.path,
                 },
