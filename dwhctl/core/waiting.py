@@ -28,7 +28,9 @@ Result = TypeVar("Result")
 
 
 def within(seconds: float, work: Callable[[], Result], give_up: Callable[[], None] | None = None) -> Result:
-    """Do the work; raise TimeoutError when it takes longer. Call `give_up` then, which should make the work end.
+    """Do the work; raise TimeoutError when it takes longer than `seconds`, which may be infinite.
+
+    Call `give_up` then, which should make the work end.
 
     It runs in a thread of its own: name resolution has no timeout and ignores signals, and an answer that comes byte by
     byte exceeds no timeout of a single read. A signal that raises in the caller ends the wait as well.
@@ -40,13 +42,13 @@ def within(seconds: float, work: Callable[[], Result], give_up: Callable[[], Non
     def run() -> None:
         try:
             future.set_result(work())
-        except Exception as error:
+        except BaseException as error:
             future.set_exception(error)
 
     threading.Thread(target=run, name="bounded", daemon=True).start()
     in_time = False
     try:
-        in_time = bool(futures.wait([future], seconds).done)
+        in_time = bool(futures.wait([future], seconds if math.isfinite(seconds) else None).done)
     finally:
         if not in_time and give_up is not None:
             give_up()  # which may end the work with an error of its own

@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 
 from tests.postgres import PostgresServer, any_server
-from tests.support.faulty import Faults
+from tests.support.faulty import Faults, wait_for_end, wait_until
 from tests.support.postgres_projects import PostgresSandbox
 from tests.support.projects import DAY
 
@@ -42,6 +42,20 @@ def sandbox(server: PostgresServer, tmp_path: Path) -> Iterator[PostgresSandbox]
 
 def left_behind(sandbox: PostgresSandbox) -> list[tuple[object, ...]]:
     return sandbox.warehouse("SELECT relname FROM pg_class WHERE relname LIKE 'dwhctl%'")
+
+
+def test_a_signal_ends_a_create_and_its_statement(sandbox: PostgresSandbox, tmp_path: Path) -> None:
+    """libpq goes on waiting after a signal: the command ended with the statement."""
+    faults = Faults(tmp_path / "log")
+    sandbox.put("sql/orders/create.sql", "CREATE SCHEMA IF NOT EXISTS stage;\nSELECT pg_sleep(30)")
+    process = sandbox.start("load", "--date", str(DAY), env=faults.env())
+    faults.wait_for("prepare.create")
+    sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    wait_until(lambda: sandbox.warehouse(sleeping) != [], "the statement runs")
+    process.terminate()
+    _, err = wait_for_end(process, seconds=5)
+    assert (process.returncode, "interrupted" in err) == (143, True), err
+    assert sandbox.warehouse(sleeping) == []
 
 
 def test_every_command_works_on_it(sandbox: PostgresSandbox) -> None:

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg2
@@ -265,7 +266,12 @@ class CopyClient:
     @contextmanager
     def _executed(self, sql: str) -> Iterator[PgCursor]:
         with self._translated(sql) as watch, self.raw.cursor() as cursor:
-            cursor.execute(sql)
+            if threading.current_thread() is threading.main_thread():
+                within(
+                    math.inf, partial(cursor.execute, sql), self.interrupt
+                )  # libpq goes on waiting after a signal
+            else:
+                cursor.execute(sql)
             watch.pause()
             yield cursor
 
