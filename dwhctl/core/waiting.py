@@ -57,6 +57,13 @@ def within(seconds: float, work: Callable[[], Result], give_up: Callable[[], Non
     return future.result()
 
 
+def interruptible(work: Callable[[], Result], give_up: Callable[[], None] | None = None) -> Result:
+    """Do the work of a library in C, which goes on waiting after a signal: the main thread lets another one do it."""
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    return within(math.inf, work, give_up)
+
+
 class Waiting(Struct, frozen=True):
     """The process waits for what `text` says; an empty text: this wait is over."""
 

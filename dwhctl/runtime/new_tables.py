@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core import errors
 from dwhctl.core.faults import reach
+from dwhctl.core.waiting import interruptible
 from dwhctl.project.templates import render_extract
 from dwhctl.systems.base.ddl import new_table
 from dwhctl.systems.base.system import SourceOptions, system_of
@@ -83,15 +84,14 @@ class TableColumnsFinder:
             query = render_extract(self._project, load, shard, slice)
         except errors.ConfigError as error:
             raise errors.QueryError(str(error)) from error
-        with (
-            self._slots.held(shard.connection),
-            system_of(connection).open_source(
-                connection,
-                shard.database,
-                SourceOptions(slice.zone, _TIMEOUT_SECONDS, state_dir=self._project.state_dir),
-            ) as source,
-        ):
-            columns = source.columns(query)
+        options = SourceOptions(slice.zone, _TIMEOUT_SECONDS, state_dir=self._project.state_dir)
+
+        def described() -> Sequence[Column]:
+            with system_of(connection).open_source(connection, shard.database, options) as source:
+                return source.columns(query)
+
+        with self._slots.held(shard.connection):
+            columns = interruptible(described)
         self._failed.pop(shard.connection, None)
         return columns
 

@@ -262,6 +262,26 @@ def test_a_command_that_waits_before_it_begins(tmp_path: Path) -> None:
             assert "Error: interrupted" in err
 
 
+@pytest.mark.parametrize("silent_one", ["mssql", "postgres", "warehouse"])
+def test_while_a_server_is_silent(tmp_path: Path, silent_one: str) -> None:
+    """A shard of which the table is to be made, or the warehouse: the drivers in C go on waiting after a signal."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        keys = f'host = "127.0.0.1"\nport = {port}\nuser = "etl"\ndatabase = "etl"\nconnect_timeout = "30s"'
+        off = {"mssql": 'encryption = "off"'}.get(silent_one, 'sslmode = "disable"')
+        named = {"warehouse": "warehouse"}.get(silent_one, "server_0")
+        sandbox = Sandbox(tmp_path / "project", create="").write()
+        toml = sandbox.root / "config/dwhctl.toml"
+        before, _, after = toml.read_text().partition(f"[connections.{named}]\n")
+        _, _, after = after.partition("\n[")
+        kind = {"mssql": "mssql"}.get(silent_one, "postgres")
+        toml.write_text(f'{before}[connections.{named}]\ntype = "{kind}"\n{keys}\n{off}\n[{after}')
+        process = sandbox.start(*LOAD)
+        with silent.accept()[0]:
+            time.sleep(0.3)
+            stops(process, terminate, 143)
+
+
 @pytest.mark.parametrize(("send", "code"), [(terminate, 143), (interrupt_parent, 130)])
 def test_while_a_create_runs(
     tmp_path: Path, faults: Faults, send: Callable[[subprocess.Popen[str]], None], code: int

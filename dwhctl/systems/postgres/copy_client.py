@@ -20,7 +20,7 @@ import psycopg2
 
 from dwhctl.core.errors import AttemptError, SourceError, TargetError
 from dwhctl.core.files import read_bytes
-from dwhctl.core.waiting import within
+from dwhctl.core.waiting import interruptible, within
 from dwhctl.systems.base import source
 from dwhctl.systems.base.system import KEPT
 from dwhctl.systems.postgres.client import LOST, connect_to_first, parameters
@@ -225,7 +225,7 @@ class CopyClient:
             options["target_session_attrs"] = "any"
 
         def connect(attempt: dict[str, Any], _name: str) -> PgConnection:
-            raw: PgConnection = psycopg2.connect(**{**options, **attempt})
+            raw: PgConnection = interruptible(partial(psycopg2.connect, **{**options, **attempt}))
             return raw
 
         return connect_to_first(self._connection.addresses, self._connection.connect_timeout, connect)
