@@ -266,12 +266,7 @@ class CopyClient:
     @contextmanager
     def _executed(self, sql: str) -> Iterator[PgCursor]:
         with self._translated(sql) as watch, self.raw.cursor() as cursor:
-            if threading.current_thread() is threading.main_thread():
-                within(
-                    math.inf, partial(cursor.execute, sql), self.interrupt
-                )  # libpq goes on waiting after a signal
-            else:
-                cursor.execute(sql)
+            interruptible(partial(cursor.execute, sql), self.interrupt)
             watch.pause()
             yield cursor
 
