@@ -58,10 +58,14 @@ def within(seconds: float, work: Callable[[], Result], give_up: Callable[[], Non
 
 
 def interruptible(work: Callable[[], Result], give_up: Callable[[], None] | None = None) -> Result:
-    """Do the work of a library in C, which goes on waiting after a signal: the main thread lets another one do it."""
-    if threading.current_thread() is not threading.main_thread():
-        return work()
-    return within(math.inf, work, give_up)
+    """Do the work of a library in C, which goes on waiting after a signal: the main thread lets another one do it.
+
+    In a process that handles none, such as a worker, it does it itself: a thread takes longer than a statement.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and any(callable(signal.getsignal(number)) for number in ENDING_SIGNALS):
+        return within(math.inf, work, give_up)
+    return work()
 
 
 class Waiting(Struct, frozen=True):

@@ -240,7 +240,7 @@ def _ending(run_id: str, sessions: Sequence[Session]) -> str:
 
 def _what_was_left(beginning: str, closings: Sequence[Closing], waiting: int) -> str:
     if not closings and not waiting:
-        return f"{beginning} after its last slice"
+        return f"{beginning} with no session open"
     loaded = sum(closing.state is State.LOADED for closing in closings)
     return (
         f"{beginning}: {loaded} of its sessions turned out loaded,"

@@ -81,7 +81,7 @@ class EtlIds:
             raise self._unusable(error) from error
 
     def note(self, etl_id: int) -> None:
-        """Record that ids up to this one are handed out, before they are used. Raise StateDirError."""
+        """Record that ids up to this one are handed out, before rows with them are published. Raise StateDirError."""
         self._write(lambda known: etl_id > known.highest, etl_id)
 
     def correct(self, etl_id: int) -> None:

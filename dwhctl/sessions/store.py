@@ -177,8 +177,9 @@ class SessionStore(ABC):
         whats = ("close", "open") if closings else ("open",)
         with self._written(f"opening {len(rows)} sessions", whats, steps) as found:
             ids: dict[str, int] = dict(found[-len(rows) :])
-            self.handed_out(max(ids.values()))
             yield [ids[session.staged] for session in sessions]
+        # Not before: the next run would take ids that were noted and never written for those of a lost database.
+        self.handed_out(max(ids.values()))
 
     def adopt(self, slices: Sequence[Adopted]) -> None:
         """Write the closed sessions of slices that another tool loaded."""

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from dwhctl.core.errors import SessionsError
-from dwhctl.runtime.events import RunResult
+from dwhctl.runtime.events import Event, Notice, RunResult
 from dwhctl.sessions import Session, State
 from tests.acceptance.test_http_limits import KILL_POINTS as HTTP_KILL_POINTS
 from tests.acceptance.test_split import KILL_POINTS as SPLIT_POINTS
@@ -162,11 +162,11 @@ def die(sandbox: Sandbox, faults: Faults) -> None:
     assert held_locks(sandbox.root / "state") == []
 
 
-def rerun(sandbox: Sandbox) -> RunResult:
+def rerun(sandbox: Sandbox, listen: Callable[[Event], None] = lambda event: None) -> RunResult:
     """One plain rerun, and everything that must be right after it."""
     before = sessions_by_id(sandbox)
     stand = {etl_id for (etl_id,) in sandbox.warehouse("SELECT DISTINCT etl_id FROM stage.orders")}
-    report = sandbox.load(*DAYS)
+    report = sandbox.load(*DAYS, listen=listen)
     assert (report.failed, report.stopped) == (0, None)
     assert report.loaded + report.skipped == 4
     assert sandbox.target_rows() == sandbox.source_rows()
@@ -259,7 +259,9 @@ def test_killed_when_a_worker_has_staged_before_its_session_is_written(copy: Cop
     assert len(sessions_by_id(sandbox)) == 4 + 1
     assert sandbox.target_rows() == before
     assert held_locks(sandbox.root / "state") == []
-    rerun(sandbox)
+    notices: list[str] = []
+    rerun(sandbox, lambda event: notices.append(event.text) if isinstance(event, Notice) else None)
+    assert not any("restored from a backup" in text for text in notices), notices
 
 
 @pytest.mark.parametrize("death", deaths(*PREPARING), ids=str)

@@ -92,8 +92,6 @@ class ServerTarget(Target, Generic[AnyServer, AnyClient]):
 
     #: Whether a session may hold locks for a moment after a statement of it was refused.
     holds_locks: ClassVar[bool] = True
-    #: Whether several statements in one message are a transaction.
-    runs_together: ClassVar[bool] = False
 
     def __init__(self, connection: AnyServer, timeout: timedelta, label: str) -> None:
         self._connection = connection
@@ -130,22 +128,15 @@ class ServerTarget(Target, Generic[AnyServer, AnyClient]):
 
     def run_statements(self, statements: Sequence[str]) -> None:
         with self._writing("create") as client:
-            if self._run_together(client, statements):
+            if len(statements) > 1 and self._ran_together(client, statements):
                 return
             for statement in statements:
                 with at_statement(statement):
                     self._create(client, statement)
 
-    def _run_together(self, client: AnyClient, statements: Sequence[str]) -> bool:
-        """Run several statements by one message, where the server runs all or none. Return whether they succeeded."""
-        if not self.runs_together or len(statements) < 2:
-            return False
-        try:
-            client.query("\n;\n".join(statements))  # a statement may end in a comment
-        except TargetRefusedError:
-            client.query("ROLLBACK")  # of a transaction that they have begun themselves
-            return False
-        return True
+    def _ran_together(self, client: AnyClient, statements: Sequence[str]) -> bool:  # noqa: ARG002
+        """Run statements by one message, where the server runs all or none. Return whether they succeeded."""
+        return False
 
     def _create(self, client: AnyClient, statement: str) -> None:
         """Run a statement and commit."""

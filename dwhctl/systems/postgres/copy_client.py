@@ -258,6 +258,19 @@ class CopyClient:
         with self._executed(sql) as cursor:
             return int(cursor.rowcount)
 
+    def run_together(self, statements: Sequence[str]) -> bool:
+        """Run all statements or none, by one message, and return whether they succeeded. Raise AttemptError."""
+        usual, self.timeout = self.timeout, self.timeout and len(statements) * self.timeout
+        try:
+            self.query("\n;\n".join(statements))  # a statement may end in a comment
+        except AttemptError:
+            if not self._answers("ROLLBACK"):  # of a transaction that they have begun themselves
+                raise
+            return False
+        finally:
+            self.timeout = usual
+        return True
+
     def described(self, sql: str) -> Sequence[Any]:
         """Run one statement and return psycopg2's description of its columns. Raise AttemptError."""
         with self._executed(sql) as cursor:
@@ -266,12 +279,7 @@ class CopyClient:
     @contextmanager
     def _executed(self, sql: str) -> Iterator[PgCursor]:
         with self._translated(sql) as watch, self.raw.cursor() as cursor:
-            if threading.current_thread() is threading.main_thread():
-                within(
-                    math.inf, partial(cursor.execute, sql), self.interrupt
-                )  # libpq goes on waiting after a signal
-            else:
-                cursor.execute(sql)
+            interruptible(partial(cursor.execute, sql), self.interrupt)
             watch.pause()
             yield cursor
 

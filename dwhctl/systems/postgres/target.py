@@ -69,7 +69,6 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
     """A PostgreSQL database. Any thread may use it; `timeout` bounds every wait for an answer."""
 
     writes_directly = True
-    runs_together = True
 
     def __init__(
         self, connection: PostgresConnection, timeout: timedelta, label: str, *, keep: bool = False
@@ -82,6 +81,9 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
     def _client(self, label: str, timeout: timedelta) -> CopyClient:
         seconds = timeout.total_seconds()
         return CopyClient(self._connection, catalog.label(label), seconds, _SETTINGS, target=True)
+
+    def _ran_together(self, client: CopyClient, statements: Sequence[str]) -> bool:
+        return client.run_together(statements)
 
     def _end(self, client: CopyClient, label: str) -> None:
         catalog.end_sessions(client, label)

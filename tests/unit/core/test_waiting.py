@@ -7,6 +7,7 @@ import signal
 import socket
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -349,3 +350,11 @@ def test_a_signal_is_no_error_of_the_library_that_it_interrupts() -> None:
     # A listener is told of the signal: what is raised then is an error.
     with pytest.raises(RuntimeError, match="a third"):
         query(lambda _: None, "a third", is_ended=True)
+
+
+def test_only_a_process_that_handles_signals_has_a_thread_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert waiting.interruptible(threading.current_thread) is not threading.main_thread()
+    monkeypatch.setattr(signal, "getsignal", lambda _number: signal.SIG_IGN)  # as in a worker
+    assert waiting.interruptible(threading.current_thread) is threading.main_thread()

@@ -61,6 +61,18 @@ def reap(reaper: Reaper, state: StateDir, work: Collection[str] = ()) -> None:
     reaper.reap_dead_runs({DEAD}, state.locked_runs(), work)
 
 
+def test_a_run_without_an_open_session_may_have_died_before_its_first_one(tmp_path: Path) -> None:
+    state, store, notices = StateDir(tmp_path), DeadRun(is_open=False), list[Notice]()
+    state.make()
+    lock = state.run_lock(DEAD)
+    lock.write_text("pid 1 on alpha: dwhctl load --date today")
+    project = a_project(tmp_path, loads={"orders": a_load()})
+    reaper = Reaper(project, state, store, {"dwh": FakeTarget()}, Slots(state.slots, {}), notices.append)  # type: ignore[arg-type]
+    reap(reaper, state)
+    assert [notice.text for notice in notices] == [f"run {DEAD} had died with no session open"]
+    assert not lock.exists()
+
+
 @pytest.mark.parametrize("droppable", [True, False])
 def test_a_load_waits_for_its_dead_runs_staging(tmp_path: Path, droppable: bool) -> None:
     state, store, target = StateDir(tmp_path), DeadRun(), FakeTarget()
